@@ -174,3 +174,47 @@ func NotBuilt(operation string) Handler {
 		return errdefs.ErrNotImplemented.WithMessage(operation + " is not built yet in stated")
 	}
 }
+
+// WriteRaw answers with status and data, which is JSON already.
+func WriteRaw(w http.ResponseWriter, status int, data json.RawMessage) error {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(data)+1))
+	w.WriteHeader(status)
+	if _, err := w.Write(data); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
+}
+
+// WriteRawList answers 200 with the array of items, each of which is JSON already.
+func WriteRawList(w http.ResponseWriter, items []json.RawMessage) error {
+	size := len("[]\n") + max(len(items)-1, 0)
+	for _, item := range items {
+		size += len(item)
+	}
+	body := make([]byte, 0, size)
+	body = append(body, '[')
+	for i, item := range items {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, item...)
+	}
+	body = append(body, "]\n"...)
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	_, err := w.Write(body)
+	return err
+}
+
+// Uint32 reads a query parameter that must be given and be a number.
+func Uint32(r *http.Request, name string) (uint32, error) {
+	n, err := strconv.ParseUint(r.URL.Query().Get(name), 10, 32)
+	if err != nil {
+		return 0, errors.Unwrap(err)
+	}
+	return uint32(n), nil
+}

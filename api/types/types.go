@@ -38,3 +38,8 @@ func (s *StringOrSlice) UnmarshalJSON(data []byte) error {
 
 // ErrNotModified says that an operation found nothing to do: the server answers 304 without a body.
 var ErrNotModified = errors.New("not modified")
+
+// ErrorResponse is the body of every error.
+type ErrorResponse struct {
+	Message string `json:"message"`
+}
