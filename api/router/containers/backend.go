@@ -24,7 +24,7 @@ type Backend interface {
 	// Inspect returns the JSON of GET /containers/{id}/json.
 	Inspect(ctx context.Context, ref string, size bool) (json.RawMessage, error)
 
-	// Start, Stop report errdefs.ErrNotModified-like "nothing to do" by ErrNotModified.
+	// Start and Stop report "nothing to do" by types.ErrNotModified.
 	Start(ctx context.Context, ref string, req StartRequest) error
 	Stop(ctx context.Context, ref string, req StopRequest) error
 	Restart(ctx context.Context, ref string, req StopRequest) error
@@ -65,6 +65,8 @@ type CreateRequest struct {
 	Config     *types.ContainerConfig
 	HostConfig *container.HostConfig
 	Networking *network.NetworkingConfig
+	// ReadOnlyNonRecursive makes read-only binds not recursively so, as they were for clients older than 1.44.
+	ReadOnlyNonRecursive bool
 }
 
 type ListRequest struct {
