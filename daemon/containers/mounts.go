@@ -1,0 +1,264 @@
+package containers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
+	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/daemon/runtime/ocispec"
+	"stated.dev/stated/internal/ids"
+	"stated.dev/stated/volumes/mountpoint"
+)
+
+// volumeMount is one mounted volume of a run, as much as is needed to unmount it.
+type volumeMount struct {
+	name, driver, mountID, destination string
+}
+
+// networkFiles are the files of a container that the daemon writes. A user's mount at one of these paths replaces ours.
+type networkFiles struct {
+	hostname, hosts, resolvConf networkFile
+}
+
+type networkFile struct {
+	path     string
+	writable bool
+	foreign  bool // a user's mount, which we neither write nor chown
+}
+
+// mountedVolumes lists the volumes that the record says are mounted.
+func mountedVolumes(r *Record) []volumeMount {
+	var list []volumeMount
+	for dest, m := range r.MountPoints {
+		if m.Name != "" && m.ID != "" {
+			list = append(list, volumeMount{name: m.Name, driver: m.Driver, mountID: m.ID, destination: dest})
+		}
+	}
+	return list
+}
+
+// mountPlan is what setupMounts made of a record: the mounts of the container in order, and what to write into the
+// record.
+type mountPlan struct {
+	mounts   []ocispec.Mount
+	volumes  []volumeMount
+	mountIDs map[string]string // destination -> id given to the driver
+	sources  map[string]string // destination -> path of a volume that the record did not have yet
+	files    networkFiles
+}
+
+// setupMounts mounts the container's volumes and lists all its mounts, parents before children. It is the same for a
+// first start, a restart and a start after the host was rebooted: the record is all it knows. On failure everything
+// it set up is taken down again.
+func (s *Service) setupMounts(ctx context.Context, c *Container, r *Record) (plan *mountPlan, err error) {
+	plan = &mountPlan{mountIDs: map[string]string{}, sources: map[string]string{}, files: s.ownFiles(r)}
+	var undo undoList
+	defer undo.runOn(&err)
+	tmpfs := tmpfsDestinations(r)
+	for _, dest := range slices.Sorted(maps.Keys(r.MountPoints)) {
+		m := r.MountPoints[dest]
+		if tmpfs[filepath.Clean(dest)] && m.Type != mount.TypeTmpfs {
+			continue
+		}
+		switch {
+		case m.Type == mount.TypeTmpfs:
+			options, err := mountpoint.TmpfsData(m.Spec)
+			if err != nil {
+				return nil, err
+			}
+			plan.add(ocispec.Mount{Source: ocispec.TmpfsSource, Destination: dest, Writable: m.RW, Data: options})
+		case m.Driver != "" || m.Name != "":
+			vm, path, err := s.mountVolume(ctx, c, m)
+			if err != nil {
+				return nil, err
+			}
+			undo.add(func() error { return s.volumes.Unmount(ctx, vm.name, vm.mountID) })
+			plan.volumes = append(plan.volumes, vm)
+			plan.mountIDs[dest] = vm.mountID
+			plan.sources[dest] = path
+			plan.place(dest, m, path)
+		case m.Type == mount.TypeBind || m.Type == "":
+			if err := prepareBind(m); err != nil {
+				return nil, err
+			}
+			plan.place(dest, m, m.Source)
+		default:
+			return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("mount %s: mounts of type %q are not built yet in stated", dest, m.Type))
+		}
+	}
+	for dest, options := range r.HostConfig.Tmpfs {
+		plan.add(ocispec.Mount{Source: ocispec.TmpfsSource, Destination: dest, Writable: true, Data: options})
+	}
+	slices.SortStableFunc(plan.mounts, func(a, b ocispec.Mount) int {
+		return cmp.Or(cmp.Compare(depth(a.Destination), depth(b.Destination)), cmp.Compare(a.Destination, b.Destination))
+	})
+	plan.mounts = append(plan.mounts, plan.files.mounts(r)...)
+	return plan, nil
+}
+
+// mountVolume looks the volume up, through its driver when this daemon has not seen it yet, and mounts it.
+func (s *Service) mountVolume(ctx context.Context, c *Container, m *mountpoint.MountPoint) (volumeMount, string, error) {
+	v, err := s.volumes.Get(ctx, m.Name, m.Driver, c.id)
+	if err != nil {
+		return volumeMount{}, "", fmt.Errorf("mount volume at %s: %w", m.Destination, err)
+	}
+	if m.Spec.VolumeOptions != nil && m.Spec.VolumeOptions.Subpath != "" {
+		return volumeMount{}, "", errdefs.ErrNotImplemented.WithMessage("volume mounts with a subpath are not built yet in stated")
+	}
+	vm := volumeMount{name: v.Name, driver: v.Driver, mountID: cmp.Or(m.ID, ids.New()), destination: m.Destination}
+	path, err := s.volumes.Mount(ctx, v.Name, vm.mountID)
+	if err != nil {
+		return volumeMount{}, "", fmt.Errorf("mount volume at %s: %w", m.Destination, err)
+	}
+	s.events.Publish(events.VolumeEventType, events.ActionMount, v.Name, map[string]string{
+		"driver": v.Driver, "container": c.id, "destination": m.Destination,
+		"read/write": strconv.FormatBool(m.RW), "propagation": string(m.Propagation),
+	})
+	return vm, path, nil
+}
+
+// unmountVolumes gives the volumes of a run back to their drivers and logs what fails.
+func (s *Service) unmountVolumes(ctx context.Context, c *Container, list []volumeMount) {
+	for _, v := range list {
+		if err := s.volumes.Unmount(ctx, v.name, v.mountID); err != nil {
+			s.log.Error("cannot unmount a volume", "container", c.id, "volume", v.name, "err", err)
+			continue
+		}
+		s.events.Publish(events.VolumeEventType, events.ActionUnmount, v.name,
+			map[string]string{"driver": v.driver, "container": c.id})
+	}
+}
+
+// prepareBind makes the source of a bind when the user's way of asking for it implies that.
+func prepareBind(m *mountpoint.MountPoint) error {
+	_, err := os.Stat(m.Source)
+	switch {
+	case err == nil:
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("error while checking the source of a bind mount: %w", err)
+	case m.SkipMountpointCreation:
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source))
+	}
+	if err := os.MkdirAll(m.Source, 0o755); err != nil {
+		return fmt.Errorf("error while creating mount source path '%s': %w", m.Source, err)
+	}
+	return nil
+}
+
+// place puts a directory or file at its destination, or takes it as one of the network files.
+func (p *mountPlan) place(dest string, m *mountpoint.MountPoint, source string) {
+	for _, f := range []struct {
+		dest string
+		file *networkFile
+	}{{"/etc/hostname", &p.files.hostname}, {"/etc/hosts", &p.files.hosts}, {"/etc/resolv.conf", &p.files.resolvConf}} {
+		if filepath.Clean(dest) == f.dest {
+			*f.file = networkFile{path: source, writable: m.RW, foreign: true}
+			return
+		}
+	}
+	mt := ocispec.Mount{Source: source, Destination: dest, Writable: m.RW, Propagation: string(m.Propagation)}
+	if b := m.Spec.BindOptions; b != nil {
+		mt.PropagationDefaulted = b.Propagation == ""
+		mt.NonRecursive = b.NonRecursive
+		mt.ReadOnlyNonRecursive = b.ReadOnlyNonRecursive
+		mt.ReadOnlyForceRecursive = b.ReadOnlyForceRecursive
+	}
+	p.add(mt)
+}
+
+func (p *mountPlan) add(m ocispec.Mount) { p.mounts = append(p.mounts, m) }
+
+// ownFiles are the network files in the container's own directory, writable unless the root is read-only.
+func (s *Service) ownFiles(r *Record) networkFiles {
+	own := func(path string) networkFile {
+		return networkFile{path: path, writable: !r.HostConfig.ReadonlyRootfs}
+	}
+	return networkFiles{hostname: own(r.HostnamePath), hosts: own(r.HostsPath), resolvConf: own(r.ResolvConfPath)}
+}
+
+// mounts are the network files as mounts; a file that is not there is left out.
+func (n networkFiles) mounts(r *Record) []ocispec.Mount {
+	var list []ocispec.Mount
+	for _, f := range []struct {
+		dest string
+		file networkFile
+	}{{"/etc/resolv.conf", n.resolvConf}, {"/etc/hostname", n.hostname}, {"/etc/hosts", n.hosts}} {
+		if f.file.path == "" {
+			continue
+		}
+		list = append(list, ocispec.Mount{Source: f.file.path, Destination: f.dest, Writable: f.file.writable, Propagation: "rprivate"})
+	}
+	return list
+}
+
+// tmpfsDestinations are the paths that a tmpfs covers.
+func tmpfsDestinations(r *Record) map[string]bool {
+	set := map[string]bool{}
+	for dest := range r.HostConfig.Tmpfs {
+		set[filepath.Clean(dest)] = true
+	}
+	for dest, m := range r.MountPoints {
+		if m.Type == mount.TypeTmpfs {
+			set[filepath.Clean(dest)] = true
+		}
+	}
+	return set
+}
+
+// depth is the number of separators in a cleaned path; the root has none.
+func depth(path string) int {
+	path = filepath.Clean(path)
+	if path == "/" {
+		return 0
+	}
+	return strings.Count(path, "/")
+}
+
+// needsShm says whether /dev/shm is a tmpfs on the host, which other containers may join.
+func needsShm(r *Record) bool {
+	mode := r.HostConfig.IpcMode
+	return mode.IsShareable() || mode == ""
+}
+
+// mountShm mounts the host's side of a shareable /dev/shm and returns its path.
+func (s *Service) mountShm(r *Record) (string, error) {
+	if !needsShm(r) {
+		return "", nil
+	}
+	path := filepath.Join(s.cfg.Dir, r.ID, "mounts", "shm")
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return "", fmt.Errorf("make /dev/shm: %w", err)
+	}
+	size := cmp.Or(r.HostConfig.ShmSize, s.cfg.DefaultShmSize)
+	options := "mode=1777,size=" + strconv.FormatInt(size, 10)
+	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return "", fmt.Errorf("mount /dev/shm: %w", err)
+	}
+	return path, nil
+}
+
+// unmountShm takes the host's side of /dev/shm away. It is no error when nothing is mounted.
+func (s *Service) unmountShm(r *Record) error {
+	if !needsShm(r) {
+		return nil
+	}
+	err := unix.Unmount(filepath.Join(s.cfg.Dir, r.ID, "mounts", "shm"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,366 @@
+package containers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
+
+	api "stated.dev/stated/api/router/containers"
+	"stated.dev/stated/api/types"
+	"stated.dev/stated/daemon/runtime"
+	"stated.dev/stated/daemon/runtime/ocispec"
+	"stated.dev/stated/internal/fault"
+	"stated.dev/stated/internal/ids"
+	"stated.dev/stated/network/sandbox"
+)
+
+// Start runs a created or ended container.
+func (s *Service) Start(ctx context.Context, ref string, req api.StartRequest) error {
+	c, err := s.lookup(ref)
+	if err != nil {
+		return err
+	}
+	if req.Checkpoint != "" {
+		return errdefs.ErrNotImplemented.WithMessage("starting from a checkpoint is not built yet in stated")
+	}
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer c.unlock()
+	state := c.record.Load().State
+	switch {
+	case state.Paused:
+		return errdefs.ErrConflict.WithMessage("cannot start a paused container, try unpause instead")
+	case state.Running && !state.Restarting:
+		return types.ErrNotModified
+	case state.Restarting:
+		return types.ErrNotModified
+	case state.Dead:
+		return errdefs.ErrConflict.WithMessage("container is marked for removal and cannot be started")
+	}
+	c.mu.Lock()
+	c.restart = restartState{}
+	c.mu.Unlock()
+	return s.start(ctx, c)
+}
+
+// start brings the container up; the caller holds the verb lock. Once begun it does not end with the client: a start
+// is whole or undone.
+func (s *Service) start(ctx context.Context, c *Container) (err error) {
+	ctx = context.WithoutCancel(ctx)
+	if prev := c.currentRun(); prev != nil {
+		<-prev.cleaned
+	}
+	rec := c.record.Load()
+	defer func() {
+		if err != nil {
+			err = s.startFailed(ctx, c, err)
+		}
+	}()
+	var (
+		undo   undoList
+		undoMu sync.Mutex // guards undo while the branches run
+		failed = func(f func() error) {
+			undoMu.Lock()
+			defer undoMu.Unlock()
+			undo.add(f)
+		}
+		h       = newHolder()
+		plan    *mountPlan
+		sb      *sandbox.Sandbox
+		root    string
+		shmPath string
+	)
+	defer undo.runOn(&err)
+
+	// The shim, the root file system with its mounts, and the network do not wait for each other.
+	var branches errgroup.Group
+	branches.Go(func() error {
+		task, err := s.spawn(ctx, rec)
+		h.set(task, err)
+		if err != nil {
+			return err
+		}
+		failed(func() error { return task.Delete(ctx) })
+		return s.attachPending(ctx, c, task)
+	})
+	branches.Go(func() (err error) {
+		if root, err = s.layers.MountRW(ctx, rec.ID, rec.MountLabel); err != nil {
+			return fmt.Errorf("mount the root file system: %w", err)
+		}
+		failed(func() error { return s.layers.UnmountRW(ctx, rec.ID) })
+		if plan, err = s.setupMounts(ctx, c, rec); err != nil {
+			return err
+		}
+		failed(func() error { s.unmountVolumes(ctx, c, plan.volumes); return nil })
+		if shmPath, err = s.mountShm(rec); err != nil {
+			return err
+		}
+		failed(func() error { return s.unmountShm(rec) })
+		return nil
+	})
+	branches.Go(func() (err error) {
+		if sb, err = s.attachNetworks(ctx, rec, h); err != nil || sb == nil {
+			return err
+		}
+		failed(func() error { return s.networks.Release(ctx, sb.ID) })
+		return nil
+	})
+	if err := branches.Wait(); err != nil {
+		return err
+	}
+	if err := fault.Point("containers.start.prepared"); err != nil {
+		return err
+	}
+	task, err := h.get(ctx)
+	if err != nil {
+		return err
+	}
+	netns, err := s.netns(rec, sb)
+	if err != nil {
+		return err
+	}
+	if err := s.setupNames(ctx, rec, sb, plan, task); err != nil {
+		return err
+	}
+	spec, err := s.buildSpec(ctx, rec, root, shmPath, netns, plan)
+	if err != nil {
+		return err
+	}
+	pid, err := task.Create(ctx, spec)
+	if err != nil {
+		return translateStartError(err, rec.Path)
+	}
+	if err := fault.Point("containers.start.created"); err != nil {
+		return err
+	}
+	if err := task.Start(ctx); err != nil {
+		return translateStartError(err, rec.Path)
+	}
+	if err := fault.Point("containers.start.started"); err != nil {
+		return err
+	}
+	at := time.Now()
+	if _, err := s.commit(ctx, c, func(r *Record) {
+		r.setRunning(pid, at)
+		r.HasBeenManuallyStopped = false
+		r.recordNetworks(sb)
+		r.adoptNetworkPeer(s)
+		for dest, id := range plan.mountIDs {
+			r.MountPoints[dest].ID = id
+			r.MountPoints[dest].Source = cmp.Or(r.MountPoints[dest].Source, plan.sources[dest])
+		}
+		r.initHealth()
+	}); err != nil {
+		_ = task.Kill(ctx, 9, true) // the undo list deletes the task and reports what fails
+		return err
+	}
+	s.began(c, &run{task: task, root: root, netns: netns})
+	s.publish(c, events.ActionStart, nil)
+	return nil
+}
+
+// began takes up a run that is recorded as running: it is watched from now on.
+func (s *Service) began(c *Container, r *run) {
+	r.exited, r.cleaned = make(chan struct{}), make(chan struct{})
+	c.mu.Lock()
+	c.run = r
+	c.mu.Unlock()
+	s.startHealth(c, r)
+	s.tasks.Go(func() { s.monitor(c, r) })
+}
+
+// startFailed records why a start did not happen. The exit code follows Docker: 127 for a command that is not there,
+// 126 for one that cannot be executed, 128 for all else.
+func (s *Service) startFailed(ctx context.Context, c *Container, cause error) error {
+	code := startExitCode(cause)
+	if _, err := s.commit(ctx, c, func(r *Record) {
+		r.setFailed(code, cause.Error())
+		r.clearRuntime()
+	}); err != nil {
+		cause = errors.Join(cause, err)
+	}
+	c.failPending(cause)
+	if c.record.Load().HostConfig.AutoRemove {
+		if err := s.remove(ctx, c, removeOptions{volumes: true}); err != nil {
+			s.log.Error("cannot remove a container that failed to start", "container", c.id, "err", err)
+		}
+	}
+	c.wakeExited(code, restartDecision{})
+	return cause
+}
+
+// startError is a failure to run the container's command.
+type startError struct {
+	code int
+	error
+}
+
+func (e *startError) Unwrap() error { return e.error }
+
+func startExitCode(err error) int {
+	var se *startError
+	if errors.As(err, &se) {
+		return se.code
+	}
+	return 128
+}
+
+// translateStartError finds out from the runtime's text what was wrong with the command; the runtime has no codes.
+func translateStartError(err error, path string) error {
+	text := err.Error()
+	has := func(parts ...string) bool {
+		for _, p := range parts {
+			if strings.Contains(text, p) {
+				return true
+			}
+		}
+		return false
+	}
+	message := "failed to create task for container: " + text
+	switch {
+	case has("executable file not found", "no such file or directory", "system cannot find the file specified") && has(path, "exec"):
+		return &startError{code: 127, error: errdefs.ErrInvalidArgument.WithMessage(message)}
+	case has("permission denied", "is a directory", "not a directory", "exec format error"):
+		return &startError{code: 126, error: errdefs.ErrInvalidArgument.WithMessage(message)}
+	}
+	return fmt.Errorf("failed to create task for container: %w", err)
+}
+
+// spawn starts the container's shim.
+func (s *Service) spawn(ctx context.Context, r *Record) (runtime.Task, error) {
+	logCfg, err := s.shimLog(r)
+	if err != nil {
+		return nil, err
+	}
+	task, err := s.runtime.Spawn(ctx, runtime.SpawnRequest{
+		ID: r.ID, Tty: r.Config.Tty, OpenStdin: r.Config.OpenStdin, StdinOnce: r.Config.StdinOnce,
+		Log: logCfg, CgroupDriver: s.cfg.CgroupDriver,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start the shim: %w", err)
+	}
+	return task, nil
+}
+
+// setupNames writes the network files and starts the resolver.
+func (s *Service) setupNames(ctx context.Context, r *Record, sb *sandbox.Sandbox, plan *mountPlan, task runtime.Task) error {
+	if r.HostConfig.NetworkMode.IsContainer() {
+		return s.borrowNetworkFiles(r, plan)
+	}
+	resolver, err := s.writeNetworkFiles(ctx, r, sb, plan.files)
+	if err != nil {
+		return fmt.Errorf("write the network files: %w", err)
+	}
+	if !resolver.Embedded {
+		return nil
+	}
+	resolver.Config.NetNS = sb.Key
+	if err := task.ServeDNS(ctx, resolver.Config); err != nil {
+		return fmt.Errorf("start the resolver: %w", err)
+	}
+	return nil
+}
+
+// borrowNetworkFiles mounts the files of the container whose network this one shares.
+func (s *Service) borrowNetworkFiles(r *Record, plan *mountPlan) error {
+	peer, err := s.runningPeer(r.HostConfig.NetworkMode.ConnectedContainer(), "network")
+	if err != nil {
+		return err
+	}
+	for i, m := range plan.mounts {
+		switch m.Source {
+		case r.HostnamePath:
+			plan.mounts[i].Source = peer.HostnamePath
+		case r.HostsPath:
+			plan.mounts[i].Source = peer.HostsPath
+		case r.ResolvConfPath:
+			plan.mounts[i].Source = peer.ResolvConfPath
+		}
+	}
+	return nil
+}
+
+// adoptNetworkPeer records the paths of the container whose network this one shares.
+func (r *Record) adoptNetworkPeer(s *Service) {
+	if !r.HostConfig.NetworkMode.IsContainer() {
+		return
+	}
+	if peer, err := s.runningPeer(r.HostConfig.NetworkMode.ConnectedContainer(), "network"); err == nil {
+		r.HostnamePath, r.HostsPath, r.ResolvConfPath = peer.HostnamePath, peer.HostsPath, peer.ResolvConfPath
+	}
+}
+
+// runningPeer returns the record of the running container whose namespace is to be joined.
+func (s *Service) runningPeer(ref, what string) (*Record, error) {
+	peer, err := s.lookup(ref)
+	if err != nil {
+		return nil, err
+	}
+	rec := peer.record.Load()
+	if !rec.State.Running {
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot join %s of a non running container: %s", what, rec.ID))
+	}
+	if rec.State.Restarting {
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", rec.ID))
+	}
+	return rec, nil
+}
+
+// buildSpec describes the container to the runtime.
+func (s *Service) buildSpec(ctx context.Context, r *Record, root, shmPath, netns string, plan *mountPlan) (*specs.Spec, error) {
+	in := ocispec.Input{
+		ID: r.ID, Config: r.Config, HostConfig: r.HostConfig, Path: r.Path, Args: r.Args, Rootfs: root,
+		Mounts: plan.mounts, ShmPath: shmPath,
+		Join: ocispec.Namespaces{Net: netns},
+		Security: ocispec.Security{
+			ProcessLabel: r.ProcessLabel, MountLabel: r.MountLabel, AppArmorProfile: r.AppArmorProfile,
+			SeccompProfile: r.SeccompProfile, NoNewPrivileges: r.NoNewPrivileges, WritableCgroups: r.WritableCgroups,
+		},
+		Annotations: map[string]string{
+			"org.criu.config": filepath.Join(s.cfg.ExecRoot, "containers", r.ID, "criu.conf"),
+		},
+		Host: s.cfg.Host,
+	}
+	if mode := r.HostConfig.PidMode; mode.IsContainer() {
+		peer, err := s.runningPeer(mode.Container(), "PID namespace")
+		if err != nil {
+			return nil, err
+		}
+		in.Join.PID = filepath.Join("/proc", strconv.Itoa(peer.State.Pid), "ns/pid")
+	}
+	switch mode := r.HostConfig.IpcMode; {
+	case mode.IsContainer():
+		peer, err := s.runningPeer(mode.Container(), "IPC namespace")
+		if err != nil {
+			return nil, err
+		}
+		if !needsShm(peer) {
+			return nil, errdefs.ErrInvalidArgument.WithMessage("can't join IPC of container " + ids.Short(peer.ID) + ": non-shareable IPC (hint: use IpcMode:shareable for the donor container)")
+		}
+		in.Join.IPC = filepath.Join("/proc", strconv.Itoa(peer.State.Pid), "ns/ipc")
+		in.ShmPath = filepath.Join(s.cfg.Dir, peer.ID, "mounts", "shm")
+	case mode.IsHost():
+		if _, err := os.Stat("/dev/shm"); err != nil {
+			return nil, fmt.Errorf("share the host's /dev/shm: %w", err)
+		}
+		in.ShmPath = "/dev/shm"
+	}
+	spec, err := ocispec.Build(in)
+	if err != nil {
+		return nil, fmt.Errorf("describe the container to the runtime: %w", err)
+	}
+	return spec, nil
+}

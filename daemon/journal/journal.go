@@ -1,0 +1,419 @@
+// Package journal is the commit record of containers and their layers: one append and one flush make a change of
+// several files durable and whole, and Docker's files follow by rename without a flush each.
+//
+// A change is acknowledged once its entry is on disk and its files are in place. The journal is cut after a syncfs of
+// the data root; until then it can bring the files back after a power cut. It replays an entry only onto a file that
+// is missing, empty, damaged, or whose content it knows: anything else was written by somebody else since, and is kept.
+//
+// It never reads or judges what the files mean. Lock order: Journal.mu is a leaf and is not held over a flush.
+package journal
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/atomicfile"
+	"stated.dev/stated/internal/fault"
+)
+
+// cutSize is the length in bytes at which the journal is rotated and the data root synced in the background.
+const cutSize = 8 << 20
+
+// maxEntry bounds one entry; a longer length in the file is damage.
+const maxEntry = 64 << 20
+
+// headerSize is the length of the frame before each entry: payload length and CRC-32C, both little-endian.
+const headerSize = 8
+
+// Change is one step of an entry: a file written, or a directory tree removed.
+type Change struct {
+	// Path is absolute and below the data root, or relative to it.
+	Path string
+	// Data and Mode are what the file shall hold. The directory is made (0710) when it is missing.
+	Data []byte
+	Mode fs.FileMode
+	// Remove says to remove the tree at Path instead.
+	Remove bool
+}
+
+// entry is what one append holds.
+type entry struct {
+	Seq     uint64
+	Boot    string // the kernel's boot id when it was written
+	Applied uint64 // every entry up to this one had its files in place when this one was written
+	Changes []step
+}
+
+type step struct {
+	Path   string      `json:"path"`
+	Mode   fs.FileMode `json:"mode,omitempty"`
+	Data   []byte      `json:"data,omitempty"`
+	Before string      `json:"before,omitempty"` // digest of the bytes it replaced
+	Remove bool        `json:"remove,omitempty"`
+}
+
+// Journal commits changes below one data root.
+type Journal struct {
+	root string // the data root
+	dir  string // where the journal's own files are
+	boot string
+	log  *slog.Logger
+
+	mu      sync.Mutex // guards the fields below
+	file    *os.File
+	size    int64
+	seq     uint64
+	open    map[uint64]bool   // entries appended whose files are not all in place
+	batch   *batch            // collects while the last one is flushed; nil when nobody waits
+	flusher bool              // somebody is flushing
+	known   map[string]string // path -> digest of what we last wrote there, for Before
+	cutting sync.WaitGroup    // background cuts
+	closed  bool
+}
+
+// batch is a group of entries that share one append and one flush.
+type batch struct {
+	buf  []byte
+	done chan struct{}
+	err  error
+}
+
+// Report tells what Open did with entries that the last process left.
+type Report struct {
+	Replayed []string // paths written or removed again
+	Kept     []string // paths that somebody else has written since; our entry was dropped
+	Torn     bool     // the last append was incomplete and was cut
+}
+
+// Open reads the journal of the data root, replays what is needed, and starts an empty one. The directory dir holds
+// the journal's own files and is made when missing.
+func Open(root, dir string, log *slog.Logger) (*Journal, Report, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, Report{}, fmt.Errorf("open journal: read boot id: %w", err)
+	}
+	j := &Journal{root: root, dir: dir, boot: strings.TrimSpace(string(boot)), log: log,
+		open: map[uint64]bool{}, known: map[string]string{}}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, Report{}, fmt.Errorf("open journal: %w", err)
+	}
+	report, err := j.replay()
+	if err != nil {
+		return nil, report, fmt.Errorf("open journal in %s: %w", dir, err)
+	}
+	if len(report.Replayed) > 0 {
+		if err := j.syncRoot(); err != nil {
+			return nil, report, fmt.Errorf("open journal: %w", err)
+		}
+	}
+	if err := j.startFile(); err != nil {
+		return nil, report, fmt.Errorf("open journal: %w", err)
+	}
+	_ = os.Remove(j.oldPath()) // everything in it is on disk now
+	return j, report, nil
+}
+
+func (j *Journal) path() string    { return filepath.Join(j.dir, "journal") }
+func (j *Journal) oldPath() string { return filepath.Join(j.dir, "journal.old") }
+
+// startFile makes an empty journal take the place of the current one.
+func (j *Journal) startFile() error {
+	tmp := j.path() + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, j.path()); err != nil {
+		_ = f.Close() // nothing was written
+		return err
+	}
+	if err := atomicfile.SyncDir(j.dir); err != nil {
+		_ = f.Close() // nothing was written
+		return err
+	}
+	if j.file != nil {
+		_ = j.file.Close() // every byte in it was flushed when it was written
+	}
+	j.file, j.size = f, 0
+	return nil
+}
+
+// Commit makes changes durable as a whole and puts their files in place. When it returns nil they survive a power
+// cut; when it returns an error, either all of them or none will be found after the next start.
+// Callers do not commit two changes of one path at the same time.
+func (j *Journal) Commit(ctx context.Context, changes ...Change) error {
+	steps, err := j.steps(changes)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return errors.New("commit: the journal is closed")
+	}
+	j.seq++
+	seq := j.seq
+	for i := range steps {
+		steps[i].Before = j.known[steps[i].Path]
+	}
+	frame, err := encode(entry{Seq: seq, Boot: j.boot, Applied: j.appliedLocked(), Changes: steps})
+	if err != nil {
+		j.mu.Unlock()
+		return fmt.Errorf("commit: %w", err)
+	}
+	j.open[seq] = true
+	err = j.appendLocked(frame) // unlocks while it waits
+	if err != nil {
+		delete(j.open, seq)
+		j.mu.Unlock()
+		return fmt.Errorf("commit: %w", err)
+	}
+	for _, s := range steps {
+		if s.Remove {
+			j.forgetLocked(s.Path)
+		} else {
+			j.known[s.Path] = digest(s.Data)
+		}
+	}
+	j.mu.Unlock()
+
+	if err := fault.Point("journal.commit.appended"); err != nil {
+		return err
+	}
+	for _, s := range steps {
+		if err := j.apply(s); err != nil {
+			return fmt.Errorf("commit: %w", err)
+		}
+		if err := fault.Point("journal.commit.applying"); err != nil {
+			return err
+		}
+	}
+	j.mu.Lock()
+	delete(j.open, seq)
+	cut := j.size >= cutSize && len(j.open) == 0 && !j.flusher
+	if cut {
+		j.cutLocked()
+	}
+	j.mu.Unlock()
+	return nil
+}
+
+// appliedLocked is the number up to which every entry's files are in place.
+func (j *Journal) appliedLocked() uint64 {
+	applied := j.seq - 1
+	for seq := range j.open {
+		applied = min(applied, seq-1)
+	}
+	return applied
+}
+
+func (j *Journal) forgetLocked(path string) {
+	for known := range j.known {
+		if known == path || strings.HasPrefix(known, path+"/") {
+			delete(j.known, known)
+		}
+	}
+}
+
+// appendLocked writes frame as part of the next batch and returns when that is on disk. The first who finds nobody
+// flushing flushes for all who come meanwhile.
+func (j *Journal) appendLocked(frame []byte) error {
+	if j.batch == nil {
+		j.batch = &batch{done: make(chan struct{})}
+	}
+	mine := j.batch
+	mine.buf = append(mine.buf, frame...)
+	if j.flusher {
+		j.mu.Unlock()
+		<-mine.done
+		j.mu.Lock()
+		return mine.err
+	}
+	j.flusher = true
+	for j.batch != nil {
+		b := j.batch
+		j.batch = nil
+		file := j.file
+		j.mu.Unlock()
+		_, b.err = file.Write(b.buf)
+		if b.err == nil {
+			b.err = unix.Fdatasync(int(file.Fd()))
+		}
+		close(b.done)
+		j.mu.Lock()
+		j.size += int64(len(b.buf))
+		if b.err != nil {
+			// A torn append would hide what follows it: cut the file back to what is known to be whole.
+			j.size -= int64(len(b.buf))
+			if err := file.Truncate(j.size); err != nil {
+				j.log.Error("cannot cut a torn journal append", "file", file.Name(), "err", err)
+			}
+		}
+	}
+	j.flusher = false
+	return mine.err
+}
+
+// cutLocked starts a new file and lets the old one go once the data root is synced.
+func (j *Journal) cutLocked() {
+	if _, err := os.Lstat(j.oldPath()); err == nil {
+		return // the last cut is still syncing
+	}
+	if err := os.Rename(j.path(), j.oldPath()); err != nil {
+		j.log.Error("cannot rotate the journal", "err", err)
+		return
+	}
+	if err := j.startFile(); err != nil {
+		j.log.Error("cannot start a new journal", "err", err)
+		return
+	}
+	j.cutting.Go(func() {
+		if err := j.syncRoot(); err != nil {
+			j.log.Error("cannot sync the data root; the old journal is kept", "err", err)
+			return
+		}
+		if err := os.Remove(j.oldPath()); err != nil {
+			j.log.Error("cannot remove the old journal", "err", err)
+		}
+	})
+}
+
+// Close syncs the data root and leaves an empty journal: dockerd may start on the root afterwards.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return nil
+	}
+	j.closed = true
+	j.mu.Unlock()
+	j.cutting.Wait()
+	if err := j.syncRoot(); err != nil {
+		return fmt.Errorf("close journal: %w", err)
+	}
+	_ = os.Remove(j.oldPath()) // may not be there
+	if err := j.file.Truncate(0); err != nil {
+		return fmt.Errorf("close journal: %w", err)
+	}
+	return j.file.Close()
+}
+
+func (j *Journal) syncRoot() error {
+	d, err := os.Open(j.root)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync the file system of %s: %w", j.root, err)
+	}
+	return nil
+}
+
+// Known tells the journal what a file holds that it did not write itself, so that a later change of it may be
+// replayed over these bytes.
+func (j *Journal) Known(path string, data []byte) {
+	rel, err := j.relative(path)
+	if err != nil {
+		return // not ours, so never committed either
+	}
+	j.mu.Lock()
+	j.known[rel] = digest(data)
+	j.mu.Unlock()
+}
+
+func (j *Journal) steps(changes []Change) ([]step, error) {
+	steps := make([]step, 0, len(changes))
+	for _, c := range changes {
+		rel, err := j.relative(c.Path)
+		if err != nil {
+			return nil, fmt.Errorf("commit: %w", err)
+		}
+		steps = append(steps, step{Path: rel, Mode: c.Mode, Data: c.Data, Remove: c.Remove})
+	}
+	return steps, nil
+}
+
+func (j *Journal) relative(path string) (string, error) {
+	rel := path
+	if filepath.IsAbs(path) {
+		var err error
+		if rel, err = filepath.Rel(j.root, path); err != nil {
+			return "", err
+		}
+	}
+	if !filepath.IsLocal(rel) || rel == "." {
+		return "", fmt.Errorf("%s is not below the data root %s", path, j.root)
+	}
+	return filepath.Clean(rel), nil
+}
+
+func (j *Journal) apply(s step) error {
+	path := filepath.Join(j.root, s.Path)
+	if s.Remove {
+		return os.RemoveAll(path)
+	}
+	err := atomicfile.WriteNoSync(path, s.Data, s.Mode)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(path), 0o710); err == nil {
+			err = atomicfile.WriteNoSync(path, s.Data, s.Mode)
+		}
+	}
+	return err
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func encode(e entry) ([]byte, error) {
+	payload, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	if len(payload) > maxEntry {
+		return nil, fmt.Errorf("an entry of %d bytes is larger than %d", len(payload), maxEntry)
+	}
+	frame := make([]byte, headerSize, headerSize+len(payload))
+	binary.LittleEndian.PutUint32(frame, uint32(len(payload)))
+	binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(payload, castagnoli))
+	return append(frame, payload...), nil
+}
+
+// decode returns the whole entries at the front of data, and whether bytes follow that are no whole entry.
+func decode(data []byte) (entries []entry, torn bool) {
+	for len(data) > 0 {
+		if len(data) < headerSize {
+			return entries, true
+		}
+		n := binary.LittleEndian.Uint32(data)
+		if n > maxEntry || int(n) > len(data)-headerSize {
+			return entries, true
+		}
+		payload := data[headerSize : headerSize+int(n)]
+		var e entry
+		if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(data[4:]) || json.Unmarshal(payload, &e) != nil {
+			return entries, true
+		}
+		entries = append(entries, e)
+		data = data[headerSize+int(n):]
+	}
+	return entries, false
+}
+
+func digest(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
