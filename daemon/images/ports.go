@@ -1,0 +1,54 @@
+package images
+
+import (
+	"context"
+	"io"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
+)
+
+// LayerInfo describes one read-only layer.
+type LayerInfo struct {
+	ChainID digest.Digest // identifies the layer together with all below it
+	DiffID  digest.Digest // digest of the layer's uncompressed tar
+	Parent  digest.Digest // chain id of the layer below, empty for a base
+	CacheID string
+	Size    int64 // bytes of the layer's files, without those below
+}
+
+// Layers is what images need of the layer store. Errors for a chain that is not there are of class NotFound.
+type Layers interface {
+	// Register stores an uncompressed tar on top of parent (empty: none), reads it to its end, and takes one
+	// reference on the result. The layer is durable when Register returns. A chain that exists already is reused.
+	Register(ctx context.Context, tar io.Reader, parent digest.Digest) (LayerInfo, error)
+	// Acquire takes one reference on a chain.
+	Acquire(chain digest.Digest) (LayerInfo, error)
+	// Release gives one reference back. With the last one the layer goes, and its parents that nobody else holds.
+	Release(ctx context.Context, chain digest.Digest) error
+	Layer(chain digest.Digest) (LayerInfo, error)
+	// Chain returns the layer and those below it, the base first.
+	Chain(chain digest.Digest) ([]LayerInfo, error)
+	// TarStream yields the bytes that Register read.
+	TarStream(ctx context.Context, chain digest.Digest) (io.ReadCloser, error)
+	// LayerMetadata returns the graph driver's pairs for image inspect.
+	LayerMetadata(chain digest.Digest) (map[string]string, error)
+	DriverName() string
+}
+
+// ContainerUse is one container's use of an image.
+type ContainerUse struct {
+	ID      string
+	Name    string
+	Running bool
+}
+
+// Containers says who uses an image, as its root file system or as a mount.
+type Containers interface {
+	UsingImage(id digest.Digest) []ContainerUse
+}
+
+// Publisher takes events. It must not block and must not call back.
+type Publisher interface {
+	Publish(typ events.Type, action events.Action, id string, attrs map[string]string)
+}
