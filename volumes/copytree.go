@@ -1,0 +1,227 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// copyTree copies directories as they are: owners, modes, times, extended attributes, hard links, devices and holes.
+type copyTree struct {
+	links map[inodeKey]string // first copy of each file with more than one name
+}
+
+type inodeKey struct{ dev, ino uint64 }
+
+// into copies what is in src into the empty directory dst, and then src's own attributes to dst.
+func (c *copyTree) into(ctx context.Context, dst, src string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(src, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: src, Err: err}
+	}
+	list, err := os.ReadDir(src)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name())); err != nil {
+			return err
+		}
+	}
+	return copyAttributes(dst, src, &st) // last, because entries change the directory's times
+}
+
+func (c *copyTree) entry(ctx context.Context, dst, src string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(src, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: src, Err: err}
+	}
+	key := inodeKey{dev: st.Dev, ino: st.Ino}
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFDIR && st.Nlink > 1 {
+		if first, copied := c.links[key]; copied {
+			return os.Link(first, dst)
+		}
+		c.links[key] = dst
+	}
+	var err error
+	switch kind {
+	case unix.S_IFDIR:
+		if err := os.Mkdir(dst, 0o700); err != nil {
+			return err
+		}
+		return c.into(ctx, dst, src)
+	case unix.S_IFREG:
+		err = copyFile(dst, src, st.Size)
+	case unix.S_IFLNK:
+		var target string
+		if target, err = os.Readlink(src); err == nil {
+			err = os.Symlink(target, dst)
+		}
+	case unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO, unix.S_IFSOCK:
+		if err = unix.Mknod(dst, st.Mode, int(st.Rdev)); err != nil {
+			err = &os.PathError{Op: "mknod", Path: dst, Err: err}
+		}
+	default:
+		err = fmt.Errorf("%s is of no known kind (mode %o)", src, st.Mode)
+	}
+	if err != nil {
+		return err
+	}
+	return copyAttributes(dst, src, &st)
+}
+
+// copyFile shares the blocks where the file system can, and otherwise copies what is between holes.
+func copyFile(dst, src string, size int64) (err error) {
+	in, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := out.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	if size == 0 {
+		return nil
+	}
+	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
+		return nil
+	}
+	for offset := int64(0); offset < size; {
+		start, end, err := nextData(in, offset, size)
+		if err != nil {
+			return &os.PathError{Op: "seek", Path: src, Err: err}
+		}
+		if start >= size {
+			break
+		}
+		if _, err := in.Seek(start, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := out.Seek(start, io.SeekStart); err != nil {
+			return err
+		}
+		copied, err := io.CopyN(out, in, end-start)
+		if err != nil && !errors.Is(err, io.EOF) { // a file that shrinks meanwhile ends early
+			return err
+		}
+		if copied == 0 {
+			break
+		}
+		offset = start + copied
+	}
+	return out.Truncate(size) // a hole at the end
+}
+
+// nextData returns the first run of data at or after offset. Where holes cannot be found, all is data.
+func nextData(f *os.File, offset, size int64) (start, end int64, err error) {
+	start, err = unix.Seek(int(f.Fd()), offset, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size, size, nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+		return offset, size, nil
+	case err != nil:
+		return 0, 0, err
+	}
+	end, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+	if err != nil {
+		return 0, 0, err
+	}
+	return start, min(end, size), nil
+}
+
+// copyAttributes gives dst the owner, mode, extended attributes and times of src. The order matters: a change of
+// owner takes set-id bits and capabilities away, and every change touches the times.
+func copyAttributes(dst, src string, st *unix.Stat_t) error {
+	if err := os.Lchown(dst, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := unix.Chmod(dst, st.Mode&0o7777); err != nil {
+			return &os.PathError{Op: "chmod", Path: dst, Err: err}
+		}
+	}
+	if err := copyXattrs(dst, src); err != nil {
+		return err
+	}
+	times := []unix.Timespec{st.Atim, st.Mtim}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, dst, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "utimensat", Path: dst, Err: err}
+	}
+	return nil
+}
+
+// copyXattrs copies extended attributes, except where either file system has none, and except those by which an
+// overlay remembers its layers.
+func copyXattrs(dst, src string) error {
+	names, err := listXattrs(src)
+	if err != nil {
+		return &os.PathError{Op: "llistxattr", Path: src, Err: err}
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "trusted.overlay.") {
+			continue
+		}
+		value, err := getXattr(src, name)
+		if errors.Is(err, unix.ENODATA) {
+			continue
+		}
+		if err == nil {
+			err = unix.Lsetxattr(dst, name, value, 0)
+		}
+		if err != nil && !errors.Is(err, unix.ENOTSUP) {
+			return &os.PathError{Op: "copy attribute " + name + " to", Path: dst, Err: err}
+		}
+	}
+	return nil
+}
+
+func listXattrs(path string) ([]string, error) {
+	buf, err := grow(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil || len(buf) == 0 {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSuffix(string(buf), "\x00"), "\x00"), nil
+}
+
+func getXattr(path, name string) ([]byte, error) {
+	return grow(func(buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) })
+}
+
+// grow calls read with a buffer of the size that it asks for.
+func grow(read func([]byte) (int, error)) ([]byte, error) {
+	for {
+		n, err := read(nil)
+		if err != nil || n == 0 {
+			return nil, err
+		}
+		buf := make([]byte, n)
+		n, err = read(buf)
+		if errors.Is(err, unix.ERANGE) {
+			continue // it has grown meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		return buf[:n], nil
+	}
+}

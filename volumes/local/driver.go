@@ -1,0 +1,303 @@
+// Package local is the volume driver that keeps volumes as directories below the data root, in Docker's layout:
+// <dir>/<name>/_data holds the data, <dir>/<name>/opts.json the mount options where any were given. A volume with
+// options is mounted on its own _data while somebody uses it.
+//
+// It knows no labels, references or records; those are the store's. It never follows a symbolic link out of its
+// directory to delete something.
+//
+// Locks: mu guards the map of volumes; each volume's own lock is held over its mounts and file operations and is
+// taken with mu released.
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/atomicfile"
+	"stated.dev/stated/internal/ids"
+	"stated.dev/stated/volumes"
+)
+
+const (
+	dataName = "_data"
+	// backingDevice is what a quota's set-up leaves in the directory; it is no volume.
+	backingDevice = "backingFsBlockDev"
+	// stagePrefix marks volumes in preparation.
+	stagePrefix = ".stated-stage-"
+)
+
+// errNotFound is Docker's text for a name that the driver does not know.
+var errNotFound = errdefs.ErrNotFound.WithMessage("volume not found")
+
+// Options is what New needs.
+type Options struct {
+	// Dir holds the volumes: <data root>/volumes.
+	Dir string
+	// StateDir holds volumes in preparation, if it is on Dir's file system. Empty: <data root>/.stated/volumes.
+	StateDir string
+	// UID and GID own the data directories of new volumes: the user that containers see as root.
+	UID, GID int
+}
+
+// Driver implements volumes.Driver.
+type Driver struct {
+	dir, stateDir string
+	uid, gid      int
+	stageDir      string // set by Start
+
+	mu      sync.Mutex // guards the map
+	volumes map[string]*vol
+}
+
+var _ volumes.Driver = (*Driver)(nil)
+
+// vol is one volume.
+type vol struct {
+	name string
+	root string // <dir>/<name>
+
+	mu      sync.Mutex // guards the fields below and what is mounted on the data path
+	loaded  bool       // the next two are known
+	options *options   // nil: none
+	broken  error      // opts.json cannot be read
+	mounted bool
+	users   map[string]struct{} // ids given to Mount
+}
+
+func (v *vol) data() string { return filepath.Join(v.root, dataName) }
+
+// New returns the driver for opts.Dir. It touches nothing before Start.
+func New(opts Options) *Driver {
+	d := &Driver{dir: opts.Dir, stateDir: opts.StateDir, uid: opts.UID, gid: opts.GID, volumes: map[string]*vol{}}
+	if d.stateDir == "" {
+		d.stateDir = filepath.Join(filepath.Dir(opts.Dir), ".stated", "volumes")
+	}
+	return d
+}
+
+// Name implements volumes.Driver.
+func (d *Driver) Name() string { return volumes.DefaultDriver }
+
+// Traits implements volumes.Driver.
+func (d *Driver) Traits() volumes.Traits { return volumes.Traits{Scope: "local", Owned: true} }
+
+// Start reads the directory once. Options are read when they are first needed, so that a start does not open a file
+// for each volume.
+func (d *Driver) Start(context.Context) error {
+	if err := d.prepareDirs(); err != nil {
+		return fmt.Errorf("prepare %s: %w", d.dir, err)
+	}
+	list, err := os.ReadDir(d.dir)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range list {
+		name := e.Name()
+		switch {
+		case !e.IsDir() || name == backingDevice:
+		case strings.HasPrefix(name, stagePrefix):
+			if err := os.RemoveAll(filepath.Join(d.dir, name)); err != nil {
+				return err
+			}
+		default:
+			d.volumes[name] = d.newVol(name)
+		}
+	}
+	return nil
+}
+
+func (d *Driver) newVol(name string) *vol {
+	return &vol{name: name, root: filepath.Join(d.dir, name)}
+}
+
+// prepareDirs makes the directories and empties the stage. The stage is beside the volumes only if a rename from the
+// state directory could not work.
+func (d *Driver) prepareDirs() error {
+	if err := mkdir(d.dir, 0o701, os.Getuid(), os.Getgid()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	d.stageDir = filepath.Join(d.stateDir, "stage")
+	if err := os.RemoveAll(d.stageDir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.stageDir, 0o700); err != nil {
+		return err
+	}
+	if !sameMount(d.stageDir, d.dir) {
+		d.stageDir = d.dir
+	}
+	return nil
+}
+
+func sameMount(a, b string) bool {
+	var sa, sb unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, a, 0, unix.STATX_MNT_ID, &sa) != nil || unix.Statx(unix.AT_FDCWD, b, 0, unix.STATX_MNT_ID, &sb) != nil {
+		return false
+	}
+	return sa.Mask&sb.Mask&unix.STATX_MNT_ID != 0 && sa.Mnt_id == sb.Mnt_id
+}
+
+// mkdir makes one directory with exactly this mode and owner, whatever the process's umask.
+func mkdir(path string, mode uint32, uid, gid int) error {
+	if err := unix.Mkdir(path, mode); err != nil {
+		return &os.PathError{Op: "mkdir", Path: path, Err: err}
+	}
+	if err := unix.Chmod(path, mode); err != nil {
+		return &os.PathError{Op: "chmod", Path: path, Err: err}
+	}
+	if uid != os.Getuid() || gid != os.Getgid() {
+		return os.Lchown(path, uid, gid)
+	}
+	return nil
+}
+
+var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
+// Validate implements volumes.Driver.
+func (d *Driver) Validate(name string, opts map[string]string) error {
+	if len(name) == 1 {
+		return errdefs.ErrInvalidArgument.WithMessage("volume name is too short, names should be at least two alphanumeric characters")
+	}
+	if !nameForm.MatchString(name) {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q includes invalid characters for a local volume name, "+
+			"only %q are allowed. If you intended to pass a host directory, use absolute path", name, "[a-zA-Z0-9][a-zA-Z0-9_.-]"))
+	}
+	_, err := parseOptions(opts)
+	return err
+}
+
+// Stage implements volumes.Driver.
+func (d *Driver) Stage(_ context.Context, name string, opts map[string]string) (volumes.Staged, error) {
+	if err := d.Validate(name, opts); err != nil {
+		return nil, err
+	}
+	parsed, err := parseOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	s := &staged{driver: d, name: name, path: filepath.Join(d.stageDir, stagePrefix+ids.New()), options: parsed}
+	if err := s.fill(); err != nil {
+		_ = os.RemoveAll(s.path) // the first error is the one to report; Start sweeps the rest
+		return nil, err
+	}
+	return s, nil
+}
+
+// staged is a volume's directory outside of the volumes.
+type staged struct {
+	driver     *Driver
+	name, path string
+	options    *options
+}
+
+func (s *staged) fill() error {
+	if err := mkdir(s.path, 0o701, os.Getuid(), os.Getgid()); err != nil {
+		return fmt.Errorf("error while creating volume root path '%s': %w", s.path, err)
+	}
+	data := filepath.Join(s.path, dataName)
+	if err := mkdir(data, 0o755, s.driver.uid, s.driver.gid); err != nil {
+		return fmt.Errorf("error while creating volume data path '%s': %w", data, err)
+	}
+	if s.options == nil {
+		return nil
+	}
+	return s.options.save(s.path)
+}
+
+// Publish implements volumes.Staged. A directory that somebody made under the name meanwhile becomes the volume, with
+// what is in it, as dockerd would have it.
+func (s *staged) Publish(ctx context.Context) (volumes.Info, error) {
+	v := s.driver.newVol(s.name)
+	v.loaded, v.options = true, s.options
+	err := os.Rename(s.path, v.root)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		err = s.mergeInto(v)
+	}
+	if err != nil {
+		return volumes.Info{}, fmt.Errorf("error while creating volume root path '%s': %w", v.root, err)
+	}
+	s.driver.mu.Lock()
+	s.driver.volumes[s.name] = v
+	s.driver.mu.Unlock()
+	return s.driver.Get(ctx, s.name)
+}
+
+func (s *staged) mergeInto(v *vol) error {
+	if err := s.driver.ensureData(v); err != nil {
+		return err
+	}
+	if s.options != nil {
+		if err := s.options.save(v.root); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(s.path)
+}
+
+// Discard implements volumes.Staged.
+func (s *staged) Discard(context.Context) error { return os.RemoveAll(s.path) }
+
+func (d *Driver) volume(name string) (*vol, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if v := d.volumes[name]; v != nil {
+		return v, nil
+	}
+	return nil, errNotFound
+}
+
+// Get implements volumes.Driver. The time of creation is the change time of the volume's directory.
+func (d *Driver) Get(_ context.Context, name string) (volumes.Info, error) {
+	v, err := d.volume(name)
+	if err != nil {
+		return volumes.Info{}, err
+	}
+	info := volumes.Info{Name: name, Mountpoint: v.data()}
+	var st unix.Stat_t
+	if err := unix.Lstat(v.root, &st); err == nil { // a volume without a directory has no time, as in dockerd
+		info.CreatedAt = time.Unix(st.Ctim.Unix())
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.load()
+	info.Broken = v.broken
+	return info, nil
+}
+
+// List implements volumes.Driver.
+func (d *Driver) List(context.Context) ([]volumes.Info, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := make([]volumes.Info, 0, len(d.volumes))
+	for name, v := range d.volumes {
+		list = append(list, volumes.Info{Name: name, Mountpoint: v.data()})
+	}
+	return list, nil
+}
+
+// ensureData brings back a data directory that is missing, as a power cut can leave it.
+func (d *Driver) ensureData(v *vol) error {
+	if _, err := os.Lstat(v.data()); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := mkdir(v.data(), 0o755, d.uid, d.gid); err != nil {
+		return fmt.Errorf("error while creating volume data path '%s': %w", v.data(), err)
+	}
+	return nil
+}
+
+// Sync implements volumes.Driver.
+func (d *Driver) Sync(context.Context) error { return atomicfile.SyncDir(d.dir) }

@@ -1,0 +1,329 @@
+package volumes
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"go.etcd.io/bbolt"
+)
+
+// record is a volume in metadata.db: key is the name, value this as JSON. The format is Docker's.
+type record struct {
+	Name    string
+	Driver  string
+	Labels  map[string]string
+	Options map[string]string
+}
+
+// A mark says that a change to the disk follows (or followed) a change of the record, and may not be durable yet.
+// Marks lie in a bucket of their own beside Docker's, in the same transaction as the record, and a clean stop leaves
+// none. After a crash they tell a volume whose creation was recorded but not finished from one that somebody took
+// away, and the remains of a removed volume from a directory that somebody put there.
+type mark struct {
+	Op    string // "create" or "remove"
+	Token string `json:",omitempty"` // for remove: the driver's name of what is to be deleted
+}
+
+const (
+	markCreate = "create"
+	markRemove = "remove"
+)
+
+var (
+	recordBucket = []byte("volumes")
+	markBucket   = []byte("stated.marks")
+)
+
+const (
+	metadataFile = "metadata.db"
+	// openWait is how long another process may hold the database before the start fails.
+	openWait = time.Second
+	// maxMarks bounds the marks that wait to be cleared. Clearing them costs one flush of the volumes directory.
+	maxMarks = 1024
+)
+
+// metadata is the database of volume records. Changes are grouped: while one transaction flushes, the next collects.
+type metadata struct {
+	db   *bbolt.DB
+	sync func(context.Context) error // makes the drivers' part of settled changes durable
+
+	wake chan struct{} // holds a token while pending is not empty
+	stop chan struct{}
+	done chan struct{} // closed when the committer has ended
+
+	mu      sync.Mutex // guards the fields below; never held over I/O
+	pending []*change
+	settled map[string]struct{} // marks whose disk change is made, though perhaps not durable
+	closed  bool
+}
+
+// change is one record put or deleted, with the mark that goes with it.
+type change struct {
+	name   string
+	record *record // nil: delete
+	mark   *mark   // nil: delete
+	done   chan error
+}
+
+var errClosed = errors.New("volume store is closed")
+
+// openMetadata opens or creates the database in dir and locks it against other processes.
+func openMetadata(dir string) (*metadata, error) {
+	path := filepath.Join(dir, metadataFile)
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: openWait})
+	if err != nil {
+		holder := ""
+		if errors.Is(err, bbolt.ErrTimeout) {
+			holder = describeHolder(path)
+		}
+		return nil, fmt.Errorf("error while opening volume store metadata database (%s): %w%s", path, err, holder)
+	}
+	m := &metadata{
+		db:      db,
+		wake:    make(chan struct{}, 1),
+		stop:    make(chan struct{}),
+		done:    make(chan struct{}),
+		settled: map[string]struct{}{},
+	}
+	if err := m.ensureBucket(); err != nil {
+		_ = db.Close() // the first error is the one to report
+		return nil, fmt.Errorf("error while setting up volume store metadata database (%s): %w", path, err)
+	}
+	go m.commitLoop()
+	return m, nil
+}
+
+// ensureBucket makes Docker's bucket in a new file. It costs no flush on an old one.
+func (m *metadata) ensureBucket() error {
+	found := false
+	err := m.db.View(func(tx *bbolt.Tx) error {
+		found = tx.Bucket(recordBucket) != nil
+		return nil
+	})
+	if err != nil || found {
+		return err
+	}
+	return m.db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(recordBucket)
+		return err
+	})
+}
+
+// scan calls visit for every record and mark. A value that is no record is reported to bad and left alone.
+func (m *metadata) scan(visit func(record), visitMark func(name string, mk mark), bad func(name string, err error)) error {
+	return m.db.View(func(tx *bbolt.Tx) error {
+		err := tx.Bucket(recordBucket).ForEach(func(key, value []byte) error {
+			if len(value) == 0 {
+				return nil // dockerd passes over these as well
+			}
+			var r record
+			if err := json.Unmarshal(value, &r); err != nil {
+				bad(string(key), err)
+				return nil
+			}
+			r.Name = string(key) // the key is what dockerd looks up
+			visit(r)
+			return nil
+		})
+		if err != nil || tx.Bucket(markBucket) == nil {
+			return err
+		}
+		return tx.Bucket(markBucket).ForEach(func(key, value []byte) error {
+			var mk mark
+			if err := json.Unmarshal(value, &mk); err == nil { // a mark that cannot be read marks nothing
+				visitMark(string(key), mk)
+			}
+			return nil
+		})
+	})
+}
+
+// submit hands a change to the committer and returns at once. The channel yields the result of its transaction.
+func (m *metadata) submit(c *change) <-chan error {
+	c.done = make(chan error, 1)
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		c.done <- errClosed
+		return c.done
+	}
+	delete(m.settled, c.name) // an older mark of the name is replaced by this change
+	m.pending = append(m.pending, c)
+	m.mu.Unlock()
+	select {
+	case m.wake <- struct{}{}:
+	default: // a wake-up is pending already
+	}
+	return c.done
+}
+
+// settle notes that the disk change announced by name's mark is made.
+func (m *metadata) settle(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.settled[name] = struct{}{}
+}
+
+func (m *metadata) commitLoop() {
+	defer close(m.done)
+	for {
+		select {
+		case <-m.wake:
+			m.commitPending()
+		case <-m.stop:
+			m.commitPending()
+			return
+		}
+	}
+}
+
+// commitPending commits everything submitted so far as one transaction, which is two flushes whatever its size.
+func (m *metadata) commitPending() {
+	m.mu.Lock()
+	batch := m.pending
+	m.pending = nil
+	var settled map[string]struct{}
+	if len(m.settled) >= maxMarks {
+		settled, m.settled = m.settled, map[string]struct{}{}
+	}
+	m.mu.Unlock()
+	if len(batch) == 0 {
+		return
+	}
+	if len(settled) > 0 && m.sync(context.Background()) != nil {
+		settled = nil // the marks stay in the file until a later start or stop clears them
+	}
+	err := m.db.Update(func(tx *bbolt.Tx) error { return apply(tx, batch, settled) })
+	for _, c := range batch {
+		c.done <- err
+	}
+}
+
+func apply(tx *bbolt.Tx, batch []*change, settled map[string]struct{}) error {
+	records := tx.Bucket(recordBucket)
+	marks, err := tx.CreateBucketIfNotExists(markBucket)
+	if err != nil {
+		return err
+	}
+	for name := range settled {
+		if err := marks.Delete([]byte(name)); err != nil {
+			return err
+		}
+	}
+	for _, c := range batch {
+		if err := put(records, c.name, c.record); err != nil {
+			return fmt.Errorf("error setting volume metadata: %w", err)
+		}
+		if err := put(marks, c.name, c.mark); err != nil {
+			return fmt.Errorf("mark volume metadata: %w", err)
+		}
+	}
+	return nil
+}
+
+func put[T any](b *bbolt.Bucket, name string, value *T) error {
+	if value == nil {
+		return b.Delete([]byte(name))
+	}
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return b.Put([]byte(name), data)
+}
+
+// replaceMarks commits batch and drops all marks with their bucket, so that the file is as dockerd would leave it.
+func (m *metadata) replaceMarks(batch []*change) error {
+	return m.db.Update(func(tx *bbolt.Tx) error {
+		if err := apply(tx, batch, nil); err != nil {
+			return err
+		}
+		return tx.DeleteBucket(markBucket)
+	})
+}
+
+// hasMarks reports whether the mark bucket exists.
+func (m *metadata) hasMarks() (bool, error) {
+	found := false
+	err := m.db.View(func(tx *bbolt.Tx) error {
+		found = tx.Bucket(markBucket) != nil
+		return nil
+	})
+	return found, err
+}
+
+// close ends the committer after what was submitted, clears the marks and closes the file.
+func (m *metadata) close(ctx context.Context) error {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	m.closed = true
+	m.mu.Unlock()
+	close(m.stop)
+	<-m.done
+	return errors.Join(m.clearMarks(ctx), m.db.Close())
+}
+
+// clearMarks drops the marks of changes that are made and durable. Those of an operation that has not ended stay.
+func (m *metadata) clearMarks(ctx context.Context) error {
+	found, err := m.hasMarks()
+	if err != nil || !found {
+		return err
+	}
+	m.mu.Lock()
+	settled := m.settled
+	m.settled = map[string]struct{}{}
+	m.mu.Unlock()
+	if err := m.sync(ctx); err != nil {
+		return fmt.Errorf("make volumes durable: %w", err)
+	}
+	return m.db.Update(func(tx *bbolt.Tx) error {
+		if err := apply(tx, nil, settled); err != nil {
+			return err
+		}
+		if first, _ := tx.Bucket(markBucket).Cursor().First(); first != nil {
+			return nil
+		}
+		return tx.DeleteBucket(markBucket)
+	})
+}
+
+// describeHolder names who has the file at path locked, as far as the kernel tells.
+func describeHolder(path string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return ""
+	}
+	locks, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return ""
+	}
+	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	for line := range bytes.Lines(locks) {
+		// A line is "1: FLOCK ADVISORY WRITE 4242 fe:00:1234 0 EOF".
+		fields := strings.Fields(string(line))
+		if len(fields) < 6 || fields[1] != "FLOCK" || fields[5] != file {
+			continue
+		}
+		pid, err := strconv.Atoi(fields[4])
+		if err != nil || pid <= 0 {
+			continue
+		}
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // a name is a courtesy
+		return fmt.Sprintf(": it is held by process %d (%s); stop that process or use another data root", pid, bytes.TrimSpace(name))
+	}
+	return ": it is held by another process; stop that process or use another data root"
+}

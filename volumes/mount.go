@@ -1,0 +1,65 @@
+package volumes
+
+import (
+	"context"
+
+	"github.com/containerd/errdefs"
+)
+
+// Mount makes the volume's data reachable for mountID, which names one mount of one container and stays the same over
+// restarts of both. Mounting again under the same id changes nothing.
+func (s *Store) Mount(ctx context.Context, name, mountID string) (string, error) {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	e, _, err := s.lookup(ctx, name, "")
+	if err != nil {
+		return "", &OpError{Op: "get", Name: name, Err: err}
+	}
+	d, err := s.driver(e.driver)
+	if err != nil {
+		return "", err
+	}
+	return d.Mount(ctx, name, mountID)
+}
+
+// Unmount takes mountID's use back. An id that is not mounted, or a volume that is gone, is no error.
+func (s *Store) Unmount(ctx context.Context, name, mountID string) error {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	e := s.entry(name)
+	if e == nil {
+		return nil
+	}
+	d, err := s.driver(e.driver)
+	if err != nil {
+		return err
+	}
+	if err := d.Unmount(ctx, name, mountID); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
+}
+
+// LiveRestore registers the mount of a container that kept running while no daemon did.
+func (s *Store) LiveRestore(ctx context.Context, name, mountID string) error {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	e, _, err := s.lookup(ctx, name, "")
+	if err != nil {
+		return &OpError{Op: "get", Name: name, Err: err}
+	}
+	d, err := s.driver(e.driver)
+	if err != nil {
+		return err
+	}
+	return d.LiveRestore(ctx, name, mountID)
+}

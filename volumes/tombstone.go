@@ -1,0 +1,79 @@
+package volumes
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"stated.dev/stated/internal/atomicfile"
+)
+
+// tombstoneLife is how long labels and options of a vanished volume are kept for its return. A driver may have said
+// "unknown" in error.
+const tombstoneLife = 24 * time.Hour
+
+const tombstoneDir = "tombstones"
+
+func (s *Store) tombstonePath(name string) string {
+	return filepath.Join(s.stateDir, tombstoneDir, url.PathEscape(name)+".json")
+}
+
+func (s *Store) writeTombstone(r record) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("keep what is known of vanished volume %s: %w", r.Name, err)
+	}
+	path := s.tombstonePath(r.Name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("keep what is known of vanished volume %s: %w", r.Name, err)
+	}
+	slog.Warn("volume has vanished from its driver", "volume", r.Name, "driver", r.Driver, "kept", path)
+	if err := atomicfile.Write(path, data, 0o600); err != nil {
+		return fmt.Errorf("keep what is known of vanished volume %s: %w", r.Name, err)
+	}
+	return nil
+}
+
+// tombstone returns what is known of a volume that vanished less than tombstoneLife ago.
+func (s *Store) tombstone(name string) (record, bool) {
+	path := s.tombstonePath(name)
+	st, err := os.Stat(path)
+	if err != nil || s.now().Sub(st.ModTime()) > tombstoneLife {
+		return record{}, false
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return record{}, false
+	}
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil || r.Name != name {
+		return record{}, false
+	}
+	return r, true
+}
+
+func (s *Store) dropTombstone(name string) {
+	if err := os.Remove(s.tombstonePath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		slog.Warn("cannot remove the tombstone of a volume", "volume", name, "error", err)
+	}
+}
+
+// sweepTombstones removes those that nothing came back to.
+func (s *Store) sweepTombstones() {
+	dir := filepath.Join(s.stateDir, tombstoneDir)
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return // there is none, or the next start finds it again
+	}
+	for _, e := range list {
+		if info, err := e.Info(); err == nil && s.now().Sub(info.ModTime()) > tombstoneLife {
+			_ = os.Remove(filepath.Join(dir, e.Name())) // the next start finds it again
+		}
+	}
+}
