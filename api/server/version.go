@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -50,11 +51,16 @@ func trimURL(r *http.Request) (version string, ok bool) {
 	if r.URL.RawPath != "" {
 		_, r.URL.RawPath = splitVersion(r.URL.RawPath)
 	}
-	if strings.Contains(r.URL.Path, "//") {
-		r.URL.Path, r.URL.RawPath = squeeze(r.URL.Path), squeeze(r.URL.RawPath)
+	if strings.Contains(r.URL.EscapedPath(), "//") {
+		escaped := squeeze(r.URL.EscapedPath())
+		plain, err := url.PathUnescape(escaped)
+		if err != nil {
+			return version, false
+		}
+		r.URL.Path, r.URL.RawPath = plain, escaped
 	}
 	path := r.URL.EscapedPath()
-	if path == "" || path[0] != '/' || strings.Contains(path, "//") {
+	if path == "" || path[0] != '/' {
 		return version, false
 	}
 	if !strings.Contains(path, "/.") {
