@@ -1,0 +1,186 @@
+package bridge
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/network/driver"
+	"stated.dev/stated/network/netns"
+	"stated.dev/stated/network/nft"
+)
+
+// hostName is the name of an endpoint's interface on the host.
+func hostName(endpointID string) string { return "veth" + endpointID[:7] }
+
+// PlanEndpoint implements driver.Driver.
+func (d *Driver) PlanEndpoint(_ context.Context, n *driver.Network, e *driver.Endpoint) error {
+	if len(e.MAC) == 0 {
+		e.MAC = randomMAC(func(b []byte) { rand.Read(b) })
+	}
+	e.SrcName = "veth" + e.ID[7:14]
+	e.RecordKey = []string{"bridge-endpoint", e.ID}
+	var err error
+	e.Record, err = json.Marshal(newEndpointDocument(n, e))
+	return err
+}
+
+// Join implements driver.Driver.
+func (d *Driver) Join(ctx context.Context, attachments []driver.Attachment) (err error) {
+	var rules []nft.Element
+	defer func() {
+		if err != nil {
+			done, leaveErr := d.Leave(ctx, attachments)
+			if leaveErr == nil {
+				<-done
+			}
+			err = errors.Join(err, leaveErr)
+		}
+	}()
+	for _, a := range attachments {
+		doc, err := read(a.Network)
+		if err != nil {
+			return err
+		}
+		if err := d.connect(a, doc); err != nil {
+			return fmt.Errorf("connect to network %s: %w", a.Network.Name, err)
+		}
+		rules = append(rules, endpointRules(doc, a.Endpoint)...)
+	}
+	if err := d.update(ctx, rules, nil); err != nil {
+		return fmt.Errorf("publish ports: %w", err)
+	}
+	return nil
+}
+
+// connect makes the pair of interfaces and configures the inner one.
+func (d *Driver) connect(a driver.Attachment, doc *document) error {
+	br, err := d.host.LinkByName(doc.BridgeName)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", doc.BridgeName, err)
+	}
+	ns, err := os.Open(a.NetNS)
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer ns.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = hostName(a.Endpoint.ID)
+	attrs.MTU = doc.Mtu
+	attrs.MasterIndex = br.Attrs().Index
+	attrs.Flags = 1 // net.FlagUp: the outer end is up from the start
+	veth := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: a.IfName, PeerHardwareAddr: a.Endpoint.MAC, PeerMTU: uint32(doc.Mtu),
+		PeerNamespace: netlink.NsFd(int(ns.Fd())),
+	}
+	if err := d.host.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add interfaces %s and %s: %w", attrs.Name, a.IfName, err)
+	}
+	outer, err := d.host.LinkByName(attrs.Name)
+	if err != nil {
+		return fmt.Errorf("find interface %s: %w", attrs.Name, err)
+	}
+	if err := d.host.LinkSetAlias(outer, d.mark+":"+a.Endpoint.ID); err != nil {
+		return fmt.Errorf("mark interface %s: %w", attrs.Name, err)
+	}
+	if !doc.EnableICC {
+		// Ports that are isolated reach the bridge but not each other; no packet filter sees bridged frames.
+		if err := d.host.LinkSetIsolated(outer, true); err != nil {
+			return fmt.Errorf("isolate interface %s: %w", attrs.Name, err)
+		}
+	}
+	d.forgetNeighbour(br.Attrs().Index, a.Endpoint)
+	return netns.Do(a.NetNS, func() error { return configure(a) })
+}
+
+// forgetNeighbour makes the host ask again who has the endpoint's addresses: an earlier owner had another MAC.
+func (d *Driver) forgetNeighbour(bridge int, e *driver.Endpoint) {
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if p.IsValid() {
+			// The entry is rarely there, and one that cannot be deleted ages within a minute.
+			_ = d.host.NeighDel(&netlink.Neigh{LinkIndex: bridge, IP: p.Addr().AsSlice()})
+		}
+	}
+}
+
+// configure runs inside of the namespace.
+func configure(a driver.Attachment) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName(a.IfName)
+	if err != nil {
+		return fmt.Errorf("find interface %s: %w", a.IfName, err)
+	}
+	noIPv6 := "1"
+	if a.Endpoint.IPv6.IsValid() {
+		noIPv6 = "0"
+	}
+	if err := setting("net/ipv6/conf/"+a.IfName+"/disable_ipv6", noIPv6); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("set IPv6 of interface %s: %w", a.IfName, err)
+	}
+	// Neighbours learn at once when an address has moved to another MAC.
+	if err := setting("net/ipv4/conf/"+a.IfName+"/arp_notify", "1"); err != nil {
+		return fmt.Errorf("announce address of interface %s: %w", a.IfName, err)
+	}
+	addrs := append([]netip.Prefix{a.Endpoint.IPv4, a.Endpoint.IPv6}, a.Endpoint.LinkLocal...)
+	for _, p := range addrs {
+		if !p.IsValid() {
+			continue
+		}
+		if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: nodad(p)}); err != nil {
+			return fmt.Errorf("add address %s: %w", p, err)
+		}
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bring interface %s up: %w", a.IfName, err)
+	}
+	return nil
+}
+
+// endpointRules returns the entries for the endpoint's ports.
+func endpointRules(doc *document, e *driver.Endpoint) []nft.Element {
+	if doc.Internal {
+		return nil
+	}
+	var all []nft.Element
+	for _, p := range e.Ports {
+		ip := targetIP(e, p)
+		to := netip.AddrPortFrom(ip, p.Port)
+		if doc.routed(ip.Is6()) {
+			all = append(all, nft.Open{Proto: p.Proto, To: to}.Elements()...)
+			continue
+		}
+		all = append(all, nft.Publish{Proto: p.Proto, HostIP: p.HostIP, HostPort: p.HostPort, To: to}.Elements()...)
+	}
+	return all
+}
+
+// Leave implements driver.Driver. The rules are gone when it returns; the interfaces go in the next batch.
+func (d *Driver) Leave(ctx context.Context, attachments []driver.Attachment) (<-chan struct{}, error) {
+	var rules []nft.Element
+	var names []string
+	var errs []error
+	for _, a := range attachments {
+		names = append(names, hostName(a.Endpoint.ID))
+		doc, err := read(a.Network)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		rules = append(rules, endpointRules(doc, a.Endpoint)...)
+	}
+	if err := d.update(ctx, nil, rules); err != nil {
+		errs = append(errs, fmt.Errorf("withdraw published ports: %w", err))
+	}
+	return d.reaper.remove(names...).done, errors.Join(errs...)
+}
