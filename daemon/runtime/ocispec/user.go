@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/moby/sys/user"
@@ -40,6 +41,9 @@ func lookupUser(spec string, extraGroups []string, passwd io.Reader, group io.Re
 		return specs.User{}, err
 	}
 	gids := append([]int{found.Gid}, found.Sgids...)
+	if slices.Contains(extraGroups, "") {
+		return specs.User{}, fmt.Errorf("unable to find group %q: %w", "", user.ErrNoGroupEntries)
+	}
 	if len(extraGroups) > 0 {
 		if group != nil {
 			if _, err := group.Seek(0, io.SeekStart); err != nil {
@@ -50,6 +54,7 @@ func lookupUser(spec string, extraGroups []string, passwd io.Reader, group io.Re
 		if err != nil {
 			return specs.User{}, err
 		}
+		slices.Sort(extra) // the library gives them in any order
 		gids = append(gids, extra...)
 	}
 	out := specs.User{UID: uint32(found.Uid), GID: uint32(found.Gid)}
