@@ -43,7 +43,6 @@ func adapt(req *CreateRequest, version string) (warnings []string, err error) {
 		hc.Annotations = nil
 	}
 	if before("1.44") {
-		req.ReadOnlyNonRecursive = true
 		if req.Config.Healthcheck != nil {
 			req.Config.Healthcheck.StartInterval = 0
 		}

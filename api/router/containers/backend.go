@@ -65,8 +65,6 @@ type CreateRequest struct {
 	Config     *types.ContainerConfig
 	HostConfig *container.HostConfig
 	Networking *network.NetworkingConfig
-	// ReadOnlyNonRecursive makes read-only binds not recursively so, as they were for clients older than 1.44.
-	ReadOnlyNonRecursive bool
 }
 
 type ListRequest struct {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -101,11 +102,12 @@ func stopRequest(r *http.Request) (StopRequest, error) {
 }
 
 func (h handlers) kill(w http.ResponseWriter, r *http.Request) error {
+	const did = "cannot kill container: "
 	err := h.b.Kill(r.Context(), ref(r), r.URL.Query().Get("signal"))
-	if err != nil {
-		return fmt.Errorf("cannot kill container: %s: %w", ref(r), err)
+	if err != nil && !strings.HasPrefix(err.Error(), did) {
+		err = fmt.Errorf(did+"%s: %w", ref(r), err)
 	}
-	return done(w, nil)
+	return done(w, err)
 }
 
 func (h handlers) pause(w http.ResponseWriter, r *http.Request) error {
