@@ -3,6 +3,9 @@
 //
 // A task lives through Spawn -> Create -> Start -> (exit) -> Delete. The shim outlives the daemon; Reconnect takes
 // it up again. A shim that does not answer is reported and set aside, never deleted.
+//
+// Locks: Shims.mu, conn.mu, task.mu and stream.mu guard the fields below them; the second is held over a local dial,
+// the last over a write to the shim, and none while another is taken but Shims.mu, which is a leaf.
 package runtime
 
 import (
@@ -107,6 +110,7 @@ type Task interface {
 	// Wait returns when init has ended. It may be called by many and after the end.
 	Wait(ctx context.Context) (Exit, error)
 
+	// Kill signals init, or all processes. One that has ended is an errdefs.ErrNotFound.
 	Kill(ctx context.Context, signal int, all bool) error
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
@@ -152,6 +156,9 @@ type Process interface {
 // AttachRequest chooses the streams to join.
 type AttachRequest struct {
 	Stdin, Stdout, Stderr bool
+	// Paced makes the process wait for this client when it lags, instead of the client being cut: for output that
+	// somebody wants whole. A further process always waits for its client, because its output is kept nowhere else.
+	Paced bool
 }
 
 // Stream is one client's share of a process's standard streams.

@@ -1,0 +1,191 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"stated.dev/stated/daemon/runtime/shimapi"
+	"stated.dev/stated/network/sandbox"
+)
+
+// register adds the shim's own service to a server.
+func (s *Shim) register(server *ttrpc.Server) {
+	server.RegisterService(shimapi.Service, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		shimapi.MethodInfo: method(func(context.Context, shimapi.Empty) (shimapi.Snapshot, error) {
+			return s.snapshot(), nil
+		}),
+		shimapi.MethodWait: method(func(ctx context.Context, r shimapi.ProcessRequest) (shimapi.Exit, error) {
+			return s.wait(ctx, r.ID)
+		}),
+		shimapi.MethodHoldPorts:    kept(s, s.holdPorts),
+		shimapi.MethodReleasePorts: kept(s, s.releasePorts),
+		shimapi.MethodPorts:        method(s.listPorts),
+		shimapi.MethodServeDNS:     kept(s, s.serveDNS),
+		shimapi.MethodForget:       kept(s, s.forget),
+		shimapi.MethodDelete:       kept(s, s.delete),
+		shimapi.MethodAck: kept(s, func(context.Context, shimapi.Empty) (shimapi.Empty, error) {
+			return shimapi.Empty{}, nil
+		}),
+	}})
+}
+
+// method wraps fn's JSON in ttrpc's messages.
+func method[Req, Resp any](fn func(context.Context, Req) (Resp, error)) ttrpc.Method {
+	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
+		var msg wrapperspb.BytesValue
+		if err := unmarshal(&msg); err != nil {
+			return nil, err
+		}
+		var req Req
+		if err := json.Unmarshal(msg.Value, &req); err != nil {
+			return nil, errgrpc.ToGRPC(fmt.Errorf("decode request: %w: %w", err, errdefs.ErrInvalidArgument))
+		}
+		resp, err := fn(ctx, req)
+		if err != nil {
+			return nil, errgrpc.ToGRPC(err)
+		}
+		data, err := json.Marshal(resp)
+		if err != nil {
+			return nil, err
+		}
+		return wrapperspb.Bytes(data), nil
+	}
+}
+
+// kept is method for a request that is carried out apart from its caller.
+func kept[Req, Resp any](s *Shim, fn func(context.Context, Req) (Resp, error)) ttrpc.Method {
+	return method(func(ctx context.Context, req Req) (Resp, error) {
+		return carry(s, ctx, shortLimit, func(ctx context.Context) (Resp, error) { return fn(ctx, req) })
+	})
+}
+
+func (s *Shim) holdPorts(ctx context.Context, r shimapi.HoldRequest) (shimapi.HoldResponse, error) {
+	s.portsMu.Lock()
+	defer s.portsMu.Unlock()
+	if s.ports == nil {
+		holder, err := s.parts.OpenPorts()
+		if err != nil {
+			return shimapi.HoldResponse{}, err
+		}
+		s.ports = holder
+	}
+	bound, err := s.ports.Hold(ctx, r.EndpointID, r.Ports)
+	return shimapi.HoldResponse{Ports: bound}, err
+}
+
+func (s *Shim) releasePorts(_ context.Context, r shimapi.HoldRequest) (shimapi.Empty, error) {
+	s.portsMu.Lock()
+	defer s.portsMu.Unlock()
+	if s.ports == nil {
+		return shimapi.Empty{}, nil
+	}
+	return shimapi.Empty{}, s.ports.Release(r.EndpointID)
+}
+
+func (s *Shim) listPorts(context.Context, shimapi.Empty) (map[string][]sandbox.Port, error) {
+	s.portsMu.Lock()
+	defer s.portsMu.Unlock()
+	if s.ports == nil {
+		return map[string][]sandbox.Port{}, nil
+	}
+	return s.ports.List(), nil
+}
+
+func (s *Shim) serveDNS(ctx context.Context, cfg sandbox.DNSConfig) (_ shimapi.Empty, err error) {
+	s.portsMu.Lock()
+	defer s.portsMu.Unlock()
+	if s.dns != nil {
+		return shimapi.Empty{}, s.dns.Reconfigure(cfg)
+	}
+	// The resolver outlives the call.
+	s.dns, err = s.parts.OpenDNS(context.WithoutCancel(ctx), cfg)
+	return shimapi.Empty{}, err
+}
+
+// forget deletes an ended further process. A child that holds its output open would make the task service wait, so
+// that part is left to itself.
+func (s *Shim) forget(ctx context.Context, r shimapi.ProcessRequest) (shimapi.Empty, error) {
+	p := s.process(r.ID)
+	if p == nil || p == s.init {
+		return shimapi.Empty{}, fmt.Errorf("process %s: %w", r.ID, errdefs.ErrNotFound)
+	}
+	switch p.snapshot().State {
+	case shimapi.StateStopped, shimapi.StateCreated:
+	default:
+		return shimapi.Empty{}, fmt.Errorf("process %s runs: %w", r.ID, errdefs.ErrFailedPrecondition)
+	}
+	s.forgetExec(r.ID)
+	if p.beginEnd() { // it was never started
+		p.stdio.release()
+		p.stdio.closeStdin()
+		p.end(shimapi.Exit{Time: time.Now()})
+	}
+	s.ends.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shortLimit)
+		defer cancel()
+		// The process is gone; what is left is memory in this shim.
+		_, _ = s.inner.Delete(ctx, &taskapi.DeleteRequest{ID: s.cfg.ID, ExecID: r.ID})
+	})
+	return shimapi.Empty{}, nil
+}
+
+// delete removes the task and ends the shim. A task that was created and never started is killed.
+func (s *Shim) delete(ctx context.Context, _ shimapi.Empty) (shimapi.Empty, error) {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.isGone {
+		return shimapi.Empty{}, nil
+	}
+	switch state := s.init.snapshot().State; state {
+	case shimapi.StateRunning, shimapi.StatePaused:
+		return shimapi.Empty{}, fmt.Errorf("container is %s: %w", state, errdefs.ErrFailedPrecondition)
+	case shimapi.StateCreated:
+		if err := s.killCreated(ctx); err != nil {
+			return shimapi.Empty{}, err
+		}
+		fallthrough
+	case shimapi.StateStopped:
+		_, err := s.inner.Delete(ctx, &taskapi.DeleteRequest{ID: s.cfg.ID})
+		if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+			return shimapi.Empty{}, fmt.Errorf("delete the task: %w", err)
+		}
+	}
+	s.isGone = true
+	if s.pidfd >= 0 {
+		_ = unix.Close(s.pidfd) // only a handle
+		s.pidfd = -1
+	}
+	s.closeParts()
+	close(s.deleted)
+	return shimapi.Empty{}, nil
+}
+
+// killCreated ends an init that waits for its start, and waits until that is recorded.
+func (s *Shim) killCreated(ctx context.Context) error {
+	err := unix.ESRCH
+	if s.pidfd >= 0 {
+		if e := unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0); e != nil && !errors.Is(e, unix.ESRCH) {
+			return fmt.Errorf("kill the created task: %w", e)
+		}
+	} else if s.init.snapshot().Pid == 0 {
+		return nil // a restore that was never started has no process
+	} else {
+		return fmt.Errorf("kill the created task: %w", err)
+	}
+	select {
+	case <-s.init.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the killed task: %w", ctx.Err())
+	}
+}

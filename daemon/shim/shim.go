@@ -1,0 +1,321 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	containerdshim "github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/ttrpc"
+
+	"stated.dev/stated/daemon/runtime/shimapi"
+	"stated.dev/stated/internal/atomicfile"
+)
+
+const (
+	// drainLimit bounds how long an exit waits for output that a child of the process keeps open.
+	drainLimit = 2 * time.Second
+	// settle is how long after a start the memory that it took is given back.
+	settle = 300 * time.Millisecond
+	// farewell bounds how long a deleted shim waits for its callers to hang up.
+	farewell = 500 * time.Millisecond
+)
+
+// Options say where a shim works and what it is made of.
+type Options struct {
+	// Dir is the container's runtime directory and bundle.
+	Dir     string
+	Version string
+	// Tasks and Attach are the listening sockets. Attach is nil for a shim of an external containerd.
+	Tasks, Attach net.Listener
+	// Config is nil for a shim of an external containerd, which then owns the streams.
+	Config *shimapi.Config
+	Parts  Parts
+	// Forward gets the task service's events besides the shim itself; nil for none.
+	Forward containerdshim.Publisher
+	// Terminated is closed when the host asks the shim to go. It goes once the container has ended.
+	Terminated <-chan struct{}
+}
+
+// Shim stands beside one container.
+type Shim struct {
+	dir     string
+	cfg     *shimapi.Config
+	parts   Parts
+	forward containerdshim.Publisher
+	inner   taskapi.TTRPCTaskService
+	server  *ttrpc.Server
+	calls   calls
+	sink    *sink
+	init    *process
+	oom     oomCounter
+	oomSeen atomic.Bool
+	ends    sync.WaitGroup // exits that are being recorded
+	deleted chan struct{}
+	trim    *time.Timer
+
+	life    sync.Mutex // held over creating, starting and deleting init
+	isGone  bool       // the task was deleted; guarded by life
+	pidfd   int        // of init, or -1; guarded by life
+	portsMu sync.Mutex // guards ports and dns; held over their calls
+	ports   PortHolder
+	dns     Resolver
+
+	mu    sync.Mutex // guards what is below
+	execs map[string]*process
+	order []string // of execs
+	made  int      // number of execs ever made; names their FIFOs
+}
+
+// Run serves a container until its task is deleted.
+func Run(ctx context.Context, opts Options) error {
+	s := &Shim{
+		dir:     opts.Dir,
+		cfg:     opts.Config,
+		parts:   opts.Parts,
+		forward: opts.Forward,
+		sink:    &sink{},
+		execs:   map[string]*process{},
+		deleted: make(chan struct{}),
+		pidfd:   -1,
+	}
+	s.trim = time.AfterFunc(settle, debug.FreeOSMemory)
+	defer s.trim.Stop()
+	if err := s.open(opts.Version); err != nil {
+		return err
+	}
+	ctx, sd := shutdown.WithShutdown(namespaces.WithNamespace(ctx, shimapi.Namespace))
+	defer sd.Shutdown()
+	inner, err := task.NewTaskService(ctx, publisher{s}, sd)
+	if err != nil {
+		return fmt.Errorf("open the task service: %w", err)
+	}
+	s.inner = inner
+	s.server, err = ttrpc.NewServer()
+	if err != nil {
+		return err
+	}
+	taskapi.RegisterTTRPCTaskService(s.server, &taskService{s})
+	s.register(s.server)
+
+	conns := &countingListener{Listener: opts.Tasks}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := s.server.Serve(ctx, conns); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
+			slog.Error("serve tasks", "error", err)
+		}
+	})
+	var attaches *attachServer
+	if opts.Attach != nil {
+		attaches = &attachServer{shim: s, listener: opts.Attach}
+		serving.Go(attaches.serve)
+	}
+
+	s.untilDone(opts.Terminated, sd.Done())
+	conns.waitIdle(farewell)
+	_ = s.server.Close() // the process ends here
+	if attaches != nil {
+		attaches.close()
+	}
+	serving.Wait()
+	s.ends.Wait()
+	s.closeParts()
+	return nil
+}
+
+// open prepares the streams of init and tells who we are.
+func (s *Shim) open(version string) error {
+	if s.cfg == nil {
+		s.init = newProcess("", false, nil, shimapi.StateSpawned)
+		return nil
+	}
+	info, err := shimapi.Self(version)
+	if err != nil {
+		return fmt.Errorf("describe the shim: %w", err)
+	}
+	data, err := json.Marshal(info)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.WriteNoSync(filepath.Join(s.dir, shimapi.InfoFile), data, 0o600); err != nil {
+		return err
+	}
+	if s.cfg.Log.Driver != "" && s.cfg.Log.Driver != "none" {
+		if s.sink.w, err = s.parts.OpenLog(s.cfg.Log); err != nil {
+			return fmt.Errorf("open the container's log: %w", err)
+		}
+	}
+	io, err := openStdio(s.dir, "init", s.cfg.Tty, s.cfg.OpenStdin, s.sink)
+	if err != nil {
+		return err
+	}
+	s.init = newProcess("", s.cfg.Tty, io, shimapi.StateSpawned)
+	return nil
+}
+
+// untilDone waits for the task's deletion, or for the container's end once the host wants the shim to go.
+func (s *Shim) untilDone(terminated, shut <-chan struct{}) {
+	select {
+	case <-s.deleted:
+		return
+	case <-shut:
+		return
+	case <-terminated:
+	}
+	if s.init.snapshot().State == shimapi.StateSpawned {
+		return
+	}
+	select {
+	case <-s.deleted:
+	case <-shut:
+	case <-s.init.ended:
+	}
+}
+
+// process returns init for the empty name, or a further process.
+func (s *Shim) process(id string) *process {
+	if id == "" {
+		return s.init
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.execs[id]
+}
+
+func (s *Shim) addExec(p *process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.execs[p.id] = p
+	s.order = append(s.order, p.id)
+}
+
+func (s *Shim) forgetExec(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.execs, id)
+	for i, other := range s.order {
+		if other == id {
+			s.order = append(s.order[:i], s.order[i+1:]...)
+			break
+		}
+	}
+}
+
+// nextIO names the FIFOs of the next exec.
+func (s *Shim) nextIO() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.made++
+	return strconv.Itoa(s.made)
+}
+
+func (s *Shim) snapshot() shimapi.Snapshot {
+	snap := shimapi.Snapshot{Init: s.init.snapshot()}
+	s.mu.Lock()
+	execs := make([]*process, 0, len(s.order))
+	for _, id := range s.order {
+		execs = append(execs, s.execs[id])
+	}
+	s.mu.Unlock()
+	for _, p := range execs {
+		snap.Execs = append(snap.Execs, p.snapshot())
+	}
+	return snap
+}
+
+// settleSoon gives memory back once the present burst of work is over.
+func (s *Shim) settleSoon() { s.trim.Reset(settle) }
+
+func (s *Shim) closeParts() {
+	s.portsMu.Lock()
+	defer s.portsMu.Unlock()
+	if s.ports != nil {
+		_ = s.ports.Close() // the sockets end with the process
+		s.ports = nil
+	}
+	if s.dns != nil {
+		_ = s.dns.Close() // likewise
+		s.dns = nil
+	}
+	s.sink.close()
+}
+
+// ownStreams reports whether the container's streams are ours rather than an external containerd's.
+func (s *Shim) ownStreams() bool { return s.cfg != nil }
+
+// recordExit makes the end of init durable.
+func (s *Shim) recordExit(exit shimapi.Exit) {
+	data, err := json.Marshal(exit)
+	if err == nil {
+		err = atomicfile.Write(filepath.Join(s.dir, shimapi.ExitFile), data, 0o600)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		slog.Error("record the exit", "error", err)
+	}
+}
+
+// countingListener knows how many of its connections are open.
+type countingListener struct {
+	net.Listener
+	mu   sync.Mutex // guards open and idle
+	open int
+	idle chan struct{} // closed when open falls to 0 while somebody waits
+}
+
+func (l *countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	l.open++
+	l.mu.Unlock()
+	return &countedConn{Conn: c, l: l}, nil
+}
+
+func (l *countingListener) waitIdle(limit time.Duration) {
+	l.mu.Lock()
+	if l.open == 0 {
+		l.mu.Unlock()
+		return
+	}
+	idle := make(chan struct{})
+	l.idle = idle
+	l.mu.Unlock()
+	select {
+	case <-idle:
+	case <-time.After(limit):
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	l    *countingListener
+	once sync.Once
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() {
+		c.l.mu.Lock()
+		defer c.l.mu.Unlock()
+		if c.l.open--; c.l.open == 0 && c.l.idle != nil {
+			close(c.l.idle)
+			c.l.idle = nil
+		}
+	})
+	return c.Conn.Close()
+}

@@ -1,0 +1,201 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// readSize is how much output is taken at once: half of what a pipe holds.
+const readSize = 32 << 10
+
+// stdio is the standard streams of one process: FIFOs of which this side opens both ends before the task service
+// does, so that neither waits for the other and no byte is lost.
+type stdio struct {
+	// Paths for the task service; empty for a stream that the process does not have.
+	in, out, err string
+
+	fan  *fanout
+	sink *sink // nil for a process whose output is not recorded
+
+	drained   chan struct{} // closed when every output stream has ended
+	readers   sync.WaitGroup
+	sealed    atomic.Bool  // output is no longer delivered
+	delivered atomic.Int64 // bytes of output
+
+	mu    sync.Mutex // guards what is below
+	stdin *os.File   // our write end: keeps the process's stdin open whoever goes
+	held  []*os.File // the other ends, until the task service has opened its own
+	ended bool       // stdin has ended
+}
+
+// openStdio makes the FIFOs of a process and starts to read its output.
+func openStdio(dir, name string, tty, stdin bool, rec *sink) (_ *stdio, err error) {
+	s := &stdio{fan: &fanout{tty: tty}, sink: rec, drained: make(chan struct{})}
+	var opened []*os.File
+	defer func() {
+		if err != nil {
+			for _, f := range opened {
+				_ = f.Close() // nothing was read or written
+			}
+			s.unlink()
+			err = fmt.Errorf("open streams of %s: %w", name, err)
+		}
+	}()
+	open := func(kind string) (path string, r, w *os.File, err error) {
+		path = filepath.Join(dir, "io-"+name+"-"+kind)
+		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+			return "", nil, nil, fmt.Errorf("make %s: %w", path, err)
+		}
+		if r, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+			return "", nil, nil, err
+		}
+		opened = append(opened, r)
+		if w, err = os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
+			return "", nil, nil, err
+		}
+		opened = append(opened, w)
+		return path, r, w, nil
+	}
+	var outR, errR *os.File
+	var w, r *os.File
+	if s.out, outR, w, err = open("stdout"); err != nil {
+		return nil, err
+	}
+	s.held = append(s.held, w)
+	if !tty {
+		if s.err, errR, w, err = open("stderr"); err != nil {
+			return nil, err
+		}
+		s.held = append(s.held, w)
+	}
+	if stdin {
+		if s.in, r, s.stdin, err = open("stdin"); err != nil {
+			return nil, err
+		}
+		s.held = append(s.held, r)
+	}
+	s.readers.Go(func() { s.read(outR, stdout) })
+	if errR != nil {
+		s.readers.Go(func() { s.read(errR, stderr) })
+	}
+	go func() { // ends with the readers, which end when the process's output does
+		s.readers.Wait()
+		close(s.drained)
+		s.fan.end()
+	}()
+	return s, nil
+}
+
+// read delivers one stream until all its writers have closed it.
+func (s *stdio) read(f *os.File, stream byte) {
+	defer f.Close()
+	buf := make([]byte, readSize)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 && !s.sealed.Load() {
+			if s.sink != nil {
+				s.sink.write(stream, buf[:n])
+			}
+			s.fan.send(stream, buf[:n])
+			s.delivered.Add(int64(n))
+		}
+		if err != nil {
+			break // the end of the stream; a FIFO has no other errors
+		}
+	}
+	if s.sink != nil {
+		s.sink.endStream(stream)
+	}
+}
+
+// release closes the ends that were held for the task service, once it has its own. From then on the output ends
+// with its last writer.
+func (s *stdio) release() {
+	s.mu.Lock()
+	held := s.held
+	s.held = nil
+	s.mu.Unlock()
+	for _, f := range held {
+		_ = f.Close() // nothing is buffered in this process
+	}
+	if len(held) > 0 {
+		s.unlink()
+	}
+}
+
+func (s *stdio) unlink() {
+	for _, path := range []string{s.in, s.out, s.err} {
+		if path != "" {
+			_ = os.Remove(path) // litter in a directory that goes with the container
+		}
+	}
+}
+
+// leftover is more than what lies between a process and us when it ends: two pipes and some buffers.
+const leftover = 256 << 10
+
+// drain waits for the end of the output after the process's exit, for limit and for as long as a paced client takes
+// to read what the process left. Children may keep the output open; what they write later is taken, so that they
+// live on, and dropped.
+func (s *stdio) drain(limit time.Duration) {
+	s.release()
+	s.closeStdin()
+	t := time.NewTicker(limit)
+	defer t.Stop()
+	before := s.delivered.Load()
+	for {
+		select {
+		case <-s.drained:
+			return
+		case <-t.C:
+			if s.fan.held.Load() > 0 && s.delivered.Load()-before < leftover {
+				continue
+			}
+			slog.Warn("output is held open after the exit; the rest is dropped", "after", limit)
+			s.sealed.Store(true)
+			s.fan.end()
+			return
+		}
+	}
+}
+
+// writeStdin writes to the process's stdin and waits for it to read. Closing stdin ends the wait.
+func (s *stdio) writeStdin(p []byte) error {
+	s.mu.Lock()
+	f := s.stdin
+	s.mu.Unlock()
+	if f == nil {
+		return os.ErrClosed
+	}
+	_, err := f.Write(p)
+	return err
+}
+
+// closeStdin closes our write end. It reports whether this call was the one that did.
+func (s *stdio) closeStdin() bool {
+	s.mu.Lock()
+	f := s.stdin
+	s.stdin = nil
+	first := !s.ended && f != nil
+	s.ended = true
+	s.mu.Unlock()
+	if f != nil {
+		_ = f.Close() // a FIFO's close has nothing to report
+	}
+	return first
+}
+
+// stdinEnded reports whether the process's stdin is to be at its end.
+func (s *stdio) stdinEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
