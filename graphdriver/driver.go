@@ -37,6 +37,10 @@ type Driver interface {
 	// CreateReadWrite is Create for a container's own layer, where storage options may be given.
 	CreateReadWrite(ctx context.Context, id, parent string, opts CreateOptions) error
 
+	// CreateSeeded is Create for a layer that has the seeds' files, as Plant would make them in the mounted layer.
+	// It need not mount anything.
+	CreateSeeded(ctx context.Context, id, parent string, seeds []Seed, opts CreateOptions) error
+
 	// Remove removes a layer that is not mounted. One that does not exist is removed already. When it returns nil
 	// the id is free again; a crash in between leaves what a later Remove or Sweeper.Sweep takes away.
 	Remove(ctx context.Context, id string) error
@@ -96,12 +100,6 @@ type Discarder interface {
 	// Discard is Remove in two steps: the id is free when it returns, and finish, which is never nil without an
 	// error and may be called from any goroutine, deletes what the layer held.
 	Discard(ctx context.Context, id string) (finish func() error, err error)
-}
-
-// A Seeder can make a small layer without mounting its parent.
-type Seeder interface {
-	// CreateSeeded makes a layer on parent that has the seeds' files, as Create followed by Plant would.
-	CreateSeeded(ctx context.Context, id, parent string, seeds []Seed, opts CreateOptions) error
 }
 
 // A Stacker can unpack a layer before it knows its parent.

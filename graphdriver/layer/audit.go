@@ -121,7 +121,7 @@ func (s *Store) remake(ctx context.Context, rw *rwLayer) (note string, err error
 	}
 	info := rw.info
 	if info.InitID != "" && !s.driver.Exists(info.InitID) {
-		if err := s.createInit(ctx, info.InitID, rw.cache, ""); err != nil {
+		if err := s.driver.CreateSeeded(ctx, info.InitID, rw.cache, initSeeds[:], graphdriver.CreateOptions{}); err != nil {
 			return "", fmt.Errorf("make init layer of %s again: %w", rw.name, err)
 		}
 		note = fmt.Sprintf("writable layer of %s: its init layer was lost and has been made again", rw.name)

@@ -168,7 +168,7 @@ func (s *Store) create(ctx context.Context, rw *rwLayer, req RWRequest) (err err
 
 	info.InitID = info.MountID + initSuffix
 	undo = append(undo, func() error { return s.driver.Remove(undoing, info.InitID) })
-	if err := s.createInit(ctx, info.InitID, cache, req.MountLabel); err != nil {
+	if err := s.driver.CreateSeeded(ctx, info.InitID, cache, initSeeds[:], graphdriver.CreateOptions{MountLabel: req.MountLabel}); err != nil {
 		return fmt.Errorf("init layer: %w", err)
 	}
 	if err := fault.Point("layer.create.seeded"); err != nil {
@@ -199,23 +199,6 @@ func (s *Store) create(ctx context.Context, rw *rwLayer, req RWRequest) (err err
 	}
 	_ = os.Remove(intent) // Sweep passes over an intent whose layer is recorded
 	return nil
-}
-
-// createInit makes the layer between image and container.
-func (s *Store) createInit(ctx context.Context, id, parent, mountLabel string) (err error) {
-	opts := graphdriver.CreateOptions{MountLabel: mountLabel}
-	if d, ok := s.driver.(graphdriver.Seeder); ok {
-		return d.CreateSeeded(ctx, id, parent, initSeeds[:], opts)
-	}
-	if err := s.driver.Create(ctx, id, parent, opts); err != nil {
-		return err
-	}
-	dir, err := s.driver.Get(ctx, id, mountLabel)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.driver.Put(context.WithoutCancel(ctx), id)) }()
-	return graphdriver.Plant(dir, initSeeds[:])
 }
 
 // rwDir is the directory of a writable layer's record.

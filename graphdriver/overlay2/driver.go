@@ -59,7 +59,6 @@ var (
 	_ graphdriver.Driver    = (*Driver)(nil)
 	_ graphdriver.Sweeper   = (*Driver)(nil)
 	_ graphdriver.Discarder = (*Driver)(nil)
-	_ graphdriver.Seeder    = (*Driver)(nil)
 	_ graphdriver.Stacker   = (*Driver)(nil)
 	_ graphdriver.Repairer  = (*Driver)(nil)
 	_ graphdriver.Lister    = (*Driver)(nil)

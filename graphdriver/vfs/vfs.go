@@ -141,6 +141,18 @@ func (d *Driver) CreateReadWrite(ctx context.Context, id, parent string, opts gr
 	return d.create(ctx, id, parent)
 }
 
+// CreateSeeded copies the parent and plants the seeds.
+func (d *Driver) CreateSeeded(ctx context.Context, id, parent string, seeds []graphdriver.Seed, opts graphdriver.CreateOptions) error {
+	if err := d.Create(ctx, id, parent, opts); err != nil {
+		return err
+	}
+	uid, gid := d.idMap.RootPair()
+	if err := graphdriver.Plant(d.path(id), seeds, uid, gid); err != nil {
+		return errors.Join(err, d.Remove(context.WithoutCancel(ctx), id))
+	}
+	return nil
+}
+
 func (d *Driver) create(ctx context.Context, id, parent string) (err error) {
 	if !validID(id) {
 		return fmt.Errorf("layer id %q: %w", id, errdefs.ErrInvalidArgument)
