@@ -80,7 +80,7 @@ func (s *Service) Create(ctx context.Context, req api.CreateRequest) (resp conta
 	if err != nil {
 		return resp, err
 	}
-	undo.add(func() error { return s.releaseVolumes(ctx, r, removeOptions{volumes: true}) })
+	undo.add(func() error { return mounts.undo(ctx, s, r) })
 	if err := mounts.create(ctx, s, r); err != nil {
 		return resp, err
 	}
@@ -251,7 +251,7 @@ func (s *Service) setNetworks(ctx context.Context, r *Record, wanted *network.Ne
 	if mode.IsContainer() || r.Config.NetworkDisabled {
 		return nil
 	}
-	main := mode.NetworkName()
+	main := string(mode)
 	if main == "" || main == "default" {
 		main = network.NetworkBridge
 	}

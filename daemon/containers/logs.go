@@ -102,7 +102,7 @@ func (s *Service) openLog(c *Container, req logs.ReadRequest) (*logs.Reader, err
 		} else if !c.record.Load().State.Restarting {
 			req.Follow = false
 		}
-		req.Notifier = s.notifier
+		req.Notifier = s.cfg.Notifier
 	}
 	return logs.Open(o, req)
 }

@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -67,20 +64,22 @@ func (s *Service) setupMounts(ctx context.Context, c *Container, r *Record) (pla
 	plan = &mountPlan{mountIDs: map[string]string{}, sources: map[string]string{}, files: s.ownFiles(r)}
 	var undo undoList
 	defer undo.runOn(&err)
-	tmpfs := tmpfsDestinations(r)
-	for _, dest := range slices.Sorted(maps.Keys(r.MountPoints)) {
-		m := r.MountPoints[dest]
-		if tmpfs[filepath.Clean(dest)] && m.Type != mount.TypeTmpfs {
+	tmpfs, err := mountpoint.AllTmpfs(r.HostConfig.Tmpfs, r.MountPoints)
+	if err != nil {
+		return nil, err
+	}
+	covered := map[string]bool{}
+	for _, t := range tmpfs {
+		covered[filepath.Clean(t.Destination)] = true
+		plan.add(ocispec.Mount{Source: ocispec.TmpfsSource, Destination: t.Destination, Writable: true, Data: t.Data})
+	}
+	for _, m := range mountpoint.Sorted(r.MountPoints) {
+		dest := m.Destination
+		if covered[filepath.Clean(dest)] {
 			continue
 		}
 		switch {
-		case m.Type == mount.TypeTmpfs:
-			options, err := mountpoint.TmpfsData(m.Spec)
-			if err != nil {
-				return nil, err
-			}
-			plan.add(ocispec.Mount{Source: ocispec.TmpfsSource, Destination: dest, Writable: m.RW, Data: options})
-		case m.Driver != "" || m.Name != "":
+		case m.IsVolume():
 			vm, path, err := s.mountVolume(ctx, c, m)
 			if err != nil {
 				return nil, err
@@ -99,12 +98,7 @@ func (s *Service) setupMounts(ctx context.Context, c *Container, r *Record) (pla
 			return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("mount %s: mounts of type %q are not built yet in stated", dest, m.Type))
 		}
 	}
-	for dest, options := range r.HostConfig.Tmpfs {
-		plan.add(ocispec.Mount{Source: ocispec.TmpfsSource, Destination: dest, Writable: true, Data: options})
-	}
-	slices.SortStableFunc(plan.mounts, func(a, b ocispec.Mount) int {
-		return cmp.Or(cmp.Compare(depth(a.Destination), depth(b.Destination)), cmp.Compare(a.Destination, b.Destination))
-	})
+	plan.mounts = ocispec.SortMounts(plan.mounts)
 	plan.mounts = append(plan.mounts, plan.files.mounts(r)...)
 	return plan, nil
 }
@@ -203,29 +197,6 @@ func (n networkFiles) mounts(r *Record) []ocispec.Mount {
 		list = append(list, ocispec.Mount{Source: f.file.path, Destination: f.dest, Writable: f.file.writable, Propagation: "rprivate"})
 	}
 	return list
-}
-
-// tmpfsDestinations are the paths that a tmpfs covers.
-func tmpfsDestinations(r *Record) map[string]bool {
-	set := map[string]bool{}
-	for dest := range r.HostConfig.Tmpfs {
-		set[filepath.Clean(dest)] = true
-	}
-	for dest, m := range r.MountPoints {
-		if m.Type == mount.TypeTmpfs {
-			set[filepath.Clean(dest)] = true
-		}
-	}
-	return set
-}
-
-// depth is the number of separators in a cleaned path; the root has none.
-func depth(path string) int {
-	path = filepath.Clean(path)
-	if path == "/" {
-		return 0
-	}
-	return strings.Count(path, "/")
 }
 
 // needsShm says whether /dev/shm is a tmpfs on the host, which other containers may join.

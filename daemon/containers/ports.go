@@ -64,6 +64,8 @@ type Volumes interface {
 	Create(ctx context.Context, req VolumeRequest) (Volume, error)
 	// Get looks a volume up with its driver and adds ref to its users.
 	Get(ctx context.Context, name, driver, ref string) (Volume, error)
+	// Claim is Get for a volume whose path is not needed yet: it must not ask a slow driver.
+	Claim(ctx context.Context, name, driver, ref string) error
 	Mount(ctx context.Context, name, mountID string) (path string, err error)
 	Unmount(ctx context.Context, name, mountID string) error
 	// LiveRestore registers a mount that a container which kept running uses.
@@ -94,6 +96,8 @@ type Networks interface {
 	Leave(ctx context.Context, sandboxID, network string) error
 	Resolver(ctx context.Context, sandboxID string) (sandbox.Resolver, error)
 	Release(ctx context.Context, sandboxID string) error
+	// Restore takes up the sandboxes of running containers (sandbox id -> container id) and removes all others.
+	Restore(ctx context.Context, active map[string]string, holder func(containerID string) sandbox.PortHolder) error
 }
 
 // Network is what a container needs to know of one.

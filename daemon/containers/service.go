@@ -65,8 +65,7 @@ type Service struct {
 	names map[string]string     // name without slash -> id
 	execs map[string]*exec      // exec id -> exec; guarded by mu
 
-	notifier *logs.Notifier // shared by all who follow logs
-	pruning  sync.Mutex     // held while a prune runs
+	pruning  sync.Mutex // held while a prune runs
 	problems problemList
 }
 
@@ -101,16 +100,18 @@ type Container struct {
 	commitMu sync.Mutex // one commit of the record at a time; held over the journal, which calls nobody
 	primed   bool       // the journal knows what the files hold; guarded by commitMu
 
-	mu      sync.Mutex // guards the fields below; a leaf
-	run     *run       // the present or last run; nil before the first start
-	removed chan struct{}
-	gone    bool
-	waiters map[*waiter]struct{}
-	execIDs []string
-	pending []*pendingStream // attached before the start
-	health  *healthMonitor
-	restart restartState
-	cached  cachedJSON
+	mu        sync.Mutex // guards the fields below; a leaf
+	run       *run       // the present or last run; nil before the first start
+	removed   chan struct{}
+	gone      bool
+	waiters   map[*waiter]struct{}
+	execIDs   []string
+	pending   []*pendingStream // attached before the start
+	health    *healthMonitor
+	restart   restartState
+	cached    cachedJSON
+	inspected []byte // encoded answer of inspect, nil when it must be made anew
+	broken    string // why its record could not be read; it is listed by doctor alone
 }
 
 // run is one life of the container's task.

@@ -1,0 +1,436 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	apicontainers "stated.dev/stated/api/router/containers"
+	apiimages "stated.dev/stated/api/router/images"
+	apinetworks "stated.dev/stated/api/router/networks"
+	apisystem "stated.dev/stated/api/router/system"
+	"stated.dev/stated/api/router/unbuilt"
+	apivolumes "stated.dev/stated/api/router/volumes"
+	"stated.dev/stated/api/server"
+	"stated.dev/stated/daemon/containers"
+	"stated.dev/stated/daemon/containers/settings"
+	"stated.dev/stated/daemon/images"
+	"stated.dev/stated/daemon/journal"
+	"stated.dev/stated/daemon/logs"
+	"stated.dev/stated/daemon/runtime"
+	"stated.dev/stated/daemon/runtime/ocispec"
+	"stated.dev/stated/daemon/runtime/sysinfo"
+	"stated.dev/stated/daemon/system"
+	"stated.dev/stated/graphdriver"
+	"stated.dev/stated/graphdriver/builtin"
+	"stated.dev/stated/graphdriver/layer"
+	"stated.dev/stated/internal/atomicfile"
+	"stated.dev/stated/internal/events"
+	"stated.dev/stated/network"
+	"stated.dev/stated/volumes"
+	"stated.dev/stated/volumes/local"
+)
+
+// stopGrace is how long requests under way may take when the daemon stops.
+const stopGrace = 5 * time.Second
+
+// Daemon is one running stated. Its fields are set by the phases, in order, and not changed afterwards.
+type Daemon struct {
+	cfg      Config
+	log      *slog.Logger
+	host     sysinfo.Info
+	engineID string
+	lock     *os.File // of the data root
+	stack    *Stack
+	server   *server.Server
+	events   *events.Bus
+
+	journal    *journal.Journal
+	driver     graphdriver.Driver
+	layers     *layer.Store
+	images     *images.Service
+	volumes    *volumes.Store
+	networks   *network.Controller
+	runtime    runtime.Runtime
+	notifier   *logs.Notifier
+	containers *containers.Service
+	system     *system.Service
+}
+
+// New checks the configuration. It opens nothing.
+func New(cfg Config, log *slog.Logger) (*Daemon, error) {
+	if err := cfg.fillAndCheck(); err != nil {
+		return nil, err
+	}
+	d := &Daemon{cfg: cfg, log: log, host: sysinfo.Detect(), events: events.New()}
+	d.stack = NewStack(log, status,
+		Phase{"graph driver", d.openGraph},
+		Phase{"volumes", d.openVolumes},
+		Phase{"network datastores", d.openNetwork},
+		Phase{"cluster store", d.openCluster},
+		Phase{"restore", d.restore},
+		Phase{"serve", d.serve},
+	)
+	d.server = server.New(server.Options{Version: cfg.Version, Log: log, Experimental: cfg.Experimental, Ready: d.stack.Ready})
+	d.server.Handle(apisystem.PhaseRoutes(d.stack))
+	return d, nil
+}
+
+// status tells the service manager what the daemon does.
+func status(text string) {
+	_, _ = systemd.SdNotify(false, "STATUS="+text) // without a service manager there is nobody to tell
+}
+
+// Run opens everything, serves until ctx ends, and closes everything.
+func (d *Daemon) Run(ctx context.Context) (err error) {
+	if err := d.prepareRoots(); err != nil {
+		return err
+	}
+	defer d.lock.Close()
+	listeners, err := d.listen(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.writePidfile(); err != nil {
+		return err
+	}
+	defer d.removePidfile()
+
+	serveCtx, stopServing := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stopServing(nil)
+	var serving sync.WaitGroup
+	for _, l := range listeners {
+		serving.Go(func() {
+			if err := d.server.Serve(serveCtx, l); err != nil {
+				stopServing(fmt.Errorf("serve %s: %w", l.Addr(), err))
+			}
+		})
+	}
+	defer serving.Wait()
+	defer func() {
+		grace, cancel := context.WithTimeout(context.Background(), stopGrace)
+		defer cancel()
+		err = errors.Join(err, d.server.Shutdown(grace))
+	}()
+
+	if err := d.stack.Open(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
+		err = errors.Join(err, d.stack.Close())
+	}()
+	d.log.Info("ready", "version", d.cfg.Version, "hosts", d.cfg.Hosts, "root", d.cfg.Root)
+	_, _ = systemd.SdNotify(false, systemd.SdNotifyReady+"\nSTATUS=ready")
+	stopWatchdog := d.feedWatchdog()
+	defer stopWatchdog()
+
+	select {
+	case <-ctx.Done():
+		d.log.Info("stopping")
+		return nil
+	case <-serveCtx.Done():
+		return context.Cause(serveCtx)
+	}
+}
+
+// feedWatchdog tells the service manager that the daemon lives, as often as it asks for, and returns what ends that.
+func (d *Daemon) feedWatchdog() (stop func()) {
+	interval, err := systemd.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return func() {}
+	}
+	done := make(chan struct{})
+	var loop sync.WaitGroup
+	loop.Go(func() {
+		tick := time.NewTicker(interval / 2)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				_, _ = systemd.SdNotify(false, systemd.SdNotifyWatchdog)
+			}
+		}
+	})
+	return func() {
+		close(done)
+		loop.Wait()
+	}
+}
+
+// statePath is a path below what is ours in the data root.
+func (d *Daemon) statePath(elem ...string) string {
+	return filepath.Join(append([]string{d.cfg.Root, ".stated"}, elem...)...)
+}
+
+// prepareRoots makes the data and exec roots and takes the lock of the data root.
+func (d *Daemon) prepareRoots() error {
+	for _, dir := range []struct {
+		path string
+		mode fs.FileMode
+	}{{d.cfg.Root, 0o710}, {d.cfg.ExecRoot, 0o711}, {d.statePath(), 0o700}} {
+		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+			return fmt.Errorf("prepare the daemon's directories: %w", err)
+		}
+	}
+	path := d.statePath("lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock the data root: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder, _ := io.ReadAll(f) // for the message only
+		_ = f.Close()              // nothing was written
+		return fmt.Errorf("the data root %s is in use by another stated (pid %s): stop it, or choose another --data-root", d.cfg.Root, strings.TrimSpace(string(holder)))
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+	}
+	if err != nil {
+		_ = f.Close() // the first error is the one to report
+		return fmt.Errorf("lock the data root: %w", err)
+	}
+	d.lock = f
+	return d.loadEngineID()
+}
+
+// loadEngineID reads the engine's id, or makes one for a new data root.
+func (d *Daemon) loadEngineID() error {
+	path := filepath.Join(d.cfg.Root, "engine-id")
+	data, err := os.ReadFile(path)
+	if err == nil && len(data) > 0 {
+		d.engineID = strings.TrimSpace(string(data))
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the engine id: %w", err)
+	}
+	d.engineID = uuid.NewString()
+	return atomicfile.Write(path, []byte(d.engineID), 0o600)
+}
+
+func (d *Daemon) listen(ctx context.Context) ([]net.Listener, error) {
+	var all []net.Listener
+	for _, addr := range d.cfg.Hosts {
+		tlsConfig, err := d.tlsConfig()
+		if err != nil {
+			return nil, err
+		}
+		ls, err := server.Listen(ctx, server.ListenOptions{Addr: addr, Group: d.cfg.Group, TLS: tlsConfig, InsecureTCP: d.cfg.InsecureTCP})
+		if err != nil {
+			for _, l := range all {
+				_ = l.Close() // the error above is the one to report
+			}
+			return nil, err
+		}
+		all = append(all, ls...)
+	}
+	return all, nil
+}
+
+// tlsConfig reads the certificates for TCP; nil without --tlsverify.
+func (d *Daemon) tlsConfig() (*tls.Config, error) {
+	if !d.cfg.TLSVerify {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(d.cfg.TLSCert, d.cfg.TLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("read --tlscert and --tlskey: %w", err)
+	}
+	pem, err := os.ReadFile(d.cfg.TLSCACert)
+	if err != nil {
+		return nil, fmt.Errorf("read --tlscacert: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("read --tlscacert: %s holds no certificate", d.cfg.TLSCACert)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}, nil
+}
+
+func (d *Daemon) writePidfile() error {
+	if d.cfg.Pidfile == "" {
+		return nil
+	}
+	return os.WriteFile(d.cfg.Pidfile, fmt.Appendf(nil, "%d", os.Getpid()), 0o644)
+}
+
+func (d *Daemon) removePidfile() {
+	if d.cfg.Pidfile != "" {
+		_ = os.Remove(d.cfg.Pidfile) // it names a process that ends now
+	}
+}
+
+// openGraph opens the journal, the graph driver, the layers and the images.
+func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
+	var opened closers
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, opened.Close())
+		}
+	}()
+	var report journal.Report
+	if d.journal, report, err = journal.Open(d.cfg.Root, d.statePath(), d.log); err != nil {
+		return nil, err
+	}
+	opened.add(d.journal)
+	if len(report.Replayed) > 0 || len(report.Kept) > 0 {
+		d.log.Warn("the last daemon did not end cleanly", "replayed", report.Replayed, "kept", report.Kept)
+	}
+	if d.driver, err = graphdriver.Open(ctx, graphdriver.Options{Root: d.cfg.Root, Name: d.cfg.StorageDriver, Opts: d.cfg.StorageOpts}, builtin.Drivers()); err != nil {
+		return nil, err
+	}
+	opened.add(d.driver)
+	imageDir := filepath.Join(d.cfg.Root, "image", d.driver.String())
+	if d.layers, err = layer.Open(ctx, imageDir, d.driver); err != nil {
+		return nil, err
+	}
+	opened.add(d.layers)
+	d.images, err = images.Open(ctx, images.Options{
+		Dir: imageDir, TempDir: filepath.Join(d.cfg.Root, "tmp"), LastDir: d.statePath("last"), Layers: imageLayers{d.layers},
+		Containers: usedImages{d}, Events: d.events, Logger: d.log, Version: d.cfg.Version,
+	})
+	if err != nil {
+		return nil, err
+	}
+	opened.add(d.images)
+	return &opened, nil
+}
+
+func (d *Daemon) openVolumes(ctx context.Context) (io.Closer, error) {
+	dir := filepath.Join(d.cfg.Root, "volumes")
+	var err error
+	d.volumes, err = volumes.Open(ctx, volumes.Options{
+		Dir: dir, StateDir: d.statePath("volumes"), Events: d.events,
+		Drivers: map[string]volumes.Driver{volumes.DefaultDriver: local.New(local.Options{Dir: dir, StateDir: d.statePath("volumes")})},
+	})
+	return d.volumes, err
+}
+
+func (d *Daemon) openNetwork(ctx context.Context) (io.Closer, error) {
+	opts, err := d.networkOptions()
+	if err != nil {
+		return nil, err
+	}
+	d.networks, err = network.Open(ctx, opts)
+	return d.networks, err
+}
+
+// openCluster has the cluster store's place in the order. A host that is in no cluster has nothing to open.
+func (d *Daemon) openCluster(context.Context) (io.Closer, error) { return nil, nil }
+
+// restore finds the containers again, and removes what nobody uses.
+func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
+	var opened closers
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, opened.Close())
+		}
+	}()
+	driver := d.cgroupDriver()
+	if d.runtime, err = runtime.New(runtime.Options{ExecRoot: d.cfg.ExecRoot, ShimPath: d.cfg.ShimPath, RuncPath: d.cfg.RuncPath, CgroupDriver: driver}); err != nil {
+		return nil, err
+	}
+	opened.add(d.runtime)
+	if d.notifier, err = logs.NewNotifier(); err != nil {
+		return nil, err
+	}
+	opened.add(d.notifier)
+	shim, err := exec.LookPath(d.cfg.ShimPath)
+	if err != nil {
+		return nil, fmt.Errorf("find stated-shim: %w", err)
+	}
+	dir := filepath.Join(d.cfg.Root, "containers")
+	if err := os.MkdirAll(dir, 0o710); err != nil {
+		return nil, err
+	}
+	d.containers = containers.New(containers.Config{
+		Dir: dir, ExecRoot: d.cfg.ExecRoot, Root: d.cfg.Root, LogDriver: d.cfg.LogDriver, LogOpts: d.cfg.LogOpts,
+		CgroupDriver: driver, StopTimeout: defaultStop, Settings: d.settingsHost(driver), Host: d.ociHost(driver, shim),
+		LiveRestore: d.cfg.liveRestore(), Notifier: d.notifier,
+	}, containerLayers{d.layers}, containerImages{d.images}, containerVolumes{d.volumes}, containerNetworks{d.networks}, d.runtime, d.journal, d.events, d.log)
+	opened.add(d.containers)
+	if err := d.containers.Restore(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.layers.Sweep(ctx, d.containers.Exists); err != nil {
+		d.log.Error("cannot remove unused layers", "err", err)
+	}
+	return &opened, nil
+}
+
+// cgroupDriver is the chosen driver, or the host's own.
+func (d *Daemon) cgroupDriver() string {
+	return cmp.Or(d.cfg.cgroupDriver(), d.host.DefaultCgroupDriver())
+}
+
+// settingsHost is what requests are checked against.
+func (d *Daemon) settingsHost(cgroupDriver string) settings.Host {
+	return settings.Host{
+		Info: d.host, SystemdCgroups: cgroupDriver == ocispec.CgroupDriverSystemd,
+		Runtimes: []string{"runc", "io.containerd.runc.v2"}, DefaultRuntime: "runc",
+		ShmSize: d.cfg.ShmSize, NoNewPrivileges: d.cfg.NoNewPrivileges,
+	}
+}
+
+// ociHost is what the machine and the configuration contribute to every container's runtime spec.
+func (d *Daemon) ociHost(cgroupDriver, shim string) ocispec.Host {
+	initPath := d.cfg.InitPath
+	if initPath == "" {
+		initPath = shim // the shim's binary is also the init of containers
+	}
+	return ocispec.Host{
+		CgroupDriver: cgroupDriver, CgroupParent: d.cfg.CgroupParent, InitPath: initPath, InitByDefault: d.cfg.Init,
+		SeccompSupported: d.host.Seccomp, SeccompProfile: d.cfg.SeccompProfile,
+		RecursiveReadOnly: d.host.RecursiveReadOnly, PingGroupRange: d.host.PingGroupRange, UnprivilegedPortStart: d.host.UnprivilegedPortStart,
+		DataRoot: d.cfg.Root,
+	}
+}
+
+// serve opens the API.
+func (d *Daemon) serve(context.Context) (io.Closer, error) {
+	var err error
+	if d.system, err = system.New(d.systemOptions()); err != nil {
+		return nil, err
+	}
+	d.server.Handle(apicontainers.Routes(d.containers))
+	d.server.Handle(apiimages.Routes(d.images))
+	d.server.Handle(apivolumes.Routes(volumes.API{Store: d.volumes}))
+	d.server.Handle(apinetworks.Routes(networkBackend{d.networks, d.containers}))
+	d.server.Handle(apisystem.Routes(d.system))
+	d.server.Handle(unbuilt.Routes())
+	return nil, nil
+}
+
+// closers closes what was opened, last first.
+type closers []io.Closer
+
+func (c *closers) add(x io.Closer) { *c = append(*c, x) }
+
+// Close implements io.Closer.
+func (c *closers) Close() error {
+	var errs []error
+	for i := len(*c) - 1; i >= 0; i-- {
+		errs = append(errs, (*c)[i].Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,140 @@
+package containers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/continuity/fs"
+	"github.com/containerd/errdefs"
+
+	"stated.dev/stated/api/route"
+	"stated.dev/stated/internal/fault"
+	"stated.dev/stated/volumes/mountpoint"
+)
+
+// createMounts is what a new container's mounts need done.
+type createMounts struct {
+	plan mountpoint.Plan
+	held []heldVolume // what create took, for the undo of a create that fails
+}
+
+type heldVolume struct {
+	name      string
+	anonymous bool
+}
+
+// planMounts decides the mount points of a new container.
+func (s *Service) planMounts(ctx context.Context, r *Record, volumes map[string]struct{}) (*createMounts, error) {
+	in := mountpoint.Input{
+		Binds: r.HostConfig.Binds, Mounts: r.HostConfig.Mounts, Tmpfs: r.HostConfig.Tmpfs, Volumes: volumes,
+		VolumeDriver: r.HostConfig.VolumeDriver, DataRoot: s.cfg.Root, SourceExists: pathExists,
+		ReadOnlyNonRecursive: route.VersionBefore(ctx, "1.44"),
+	}
+	for _, text := range r.HostConfig.VolumesFrom {
+		ref, mode, err := mountpoint.ParseVolumesFrom(text)
+		if err != nil {
+			return nil, err
+		}
+		other, err := s.lookup(ref)
+		if err != nil {
+			return nil, err
+		}
+		in.VolumesFrom = append(in.VolumesFrom, mountpoint.Source{Points: other.record.Load().MountPoints, Mode: mode})
+	}
+	plan, err := mountpoint.Build(in)
+	if err != nil {
+		return nil, err
+	}
+	if len(plan.Images) > 0 {
+		return nil, errdefs.ErrNotImplemented.WithMessage("mounts of type \"image\" are not built yet in stated")
+	}
+	return &createMounts{plan: plan}, nil
+}
+
+func pathExists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// create makes or looks up the volumes of the plan, each with the container among its users, and enters them into the
+// record.
+func (m *createMounts) create(ctx context.Context, s *Service, r *Record) error {
+	for _, need := range m.plan.Volumes {
+		var v Volume
+		var err error
+		if need.Existing {
+			v, err = s.volumes.Get(ctx, need.Name, need.Driver, r.ID)
+		} else {
+			v, err = s.volumes.Create(ctx, VolumeRequest{Name: need.Name, Driver: need.Driver, Options: need.Options, Labels: need.Labels, Ref: r.ID})
+		}
+		if err != nil {
+			return err
+		}
+		m.held = append(m.held, heldVolume{name: v.Name, anonymous: need.Name == ""})
+		need.Fill(v.Name, v.Driver, v.Mountpoint)
+		if err := fault.Point("containers.create.volume"); err != nil {
+			return err
+		}
+	}
+	r.MountPoints = m.plan.Points
+	return nil
+}
+
+// undo gives back what create took. Named volumes stay, as they do when a container is removed.
+func (m *createMounts) undo(ctx context.Context, s *Service, r *Record) error {
+	var errs []error
+	for _, v := range m.held {
+		errs = append(errs, s.volumes.Release(ctx, v.name, r.ID))
+		if v.anonymous {
+			errs = append(errs, s.volumes.Remove(ctx, v.name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// copyUp fills the container's new and empty volumes with what the image has at their destinations.
+func (s *Service) copyUp(ctx context.Context, r *Record, m *createMounts) (err error) {
+	var wanted []mountpoint.VolumeNeed
+	for _, need := range m.plan.Volumes {
+		if need.Point.CopyData && !need.Existing {
+			wanted = append(wanted, need)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	root, err := s.layers.MountRW(ctx, r.ID, r.MountLabel)
+	if err != nil {
+		return fmt.Errorf("mount the root file system to fill volumes: %w", err)
+	}
+	defer func() { err = errors.Join(err, s.layers.UnmountRW(ctx, r.ID)) }()
+	for _, need := range wanted {
+		// Links in the image are followed as the container would: none leads out of the root.
+		source, err := fs.RootPath(root, need.Point.Destination)
+		if err != nil {
+			return fmt.Errorf("look at %s in the image: %w", need.Point.Destination, err)
+		}
+		info, err := os.Stat(source)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look at %s in the image: %w", need.Point.Destination, err)
+		}
+		if !info.IsDir() {
+			if need.FromImage {
+				return errdefs.ErrInvalidArgument.WithMessage("cannot mount volume over existing file, file exists " + source)
+			}
+			continue
+		}
+		if err := s.volumes.CopyUp(ctx, need.Point.Name, source); err != nil {
+			return fmt.Errorf("fill volume %s from the image: %w", need.Point.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,441 @@
+package containers
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sync/errgroup"
+
+	"stated.dev/stated/api/types"
+	"stated.dev/stated/daemon/runtime"
+	"stated.dev/stated/internal/fault"
+	"stated.dev/stated/internal/ids"
+	"stated.dev/stated/network/sandbox"
+)
+
+// unknownExit is the exit code of a container whose end nobody saw, as dockerd's.
+const unknownExit = 255
+
+// restored is what the restore found out about one container before it acts.
+type restored struct {
+	c     *Container
+	task  runtime.Task
+	state runtime.State
+	fate  fate
+}
+
+// fate is what becomes of a container at the start of the daemon.
+type fate int
+
+const (
+	idle     fate = iota // it does not run and did not
+	alive                // it runs
+	died                 // it ran when the last daemon looked, and does not now
+	aborted              // a start was under way that nobody was told of
+	setAside             // its state cannot be known, or another daemon runs it: it is left alone
+)
+
+// Restore finds every container of the data root again: what still runs is taken up, what has ended is recorded, and
+// the restart policies are applied. Nothing that concerns one container stops the others.
+func (s *Service) Restore(ctx context.Context) error {
+	list, err := s.load(ctx)
+	if err != nil {
+		return err
+	}
+	found, err := s.survey(ctx, list)
+	if err != nil {
+		return err
+	}
+	if err := s.restoreNetworks(ctx, found); err != nil {
+		return err
+	}
+	if err := each(found, func(f *restored) { s.settle(ctx, f) }); err != nil {
+		return err
+	}
+	if err := s.dropOrphans(ctx); err != nil {
+		s.log.Error("cannot clean up the runtime directory", "err", err)
+	}
+	return each(found, func(f *restored) { s.resume(ctx, f) })
+}
+
+// each runs f for every item, a bounded number at a time.
+func each(list []*restored, f func(*restored)) error {
+	var g errgroup.Group
+	g.SetLimit(8 * goruntime.NumCPU())
+	for _, item := range list {
+		g.Go(func() error {
+			f(item)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// load reads every record of the data root and registers its container.
+func (s *Service) load(ctx context.Context) ([]*Container, error) {
+	entries, err := os.ReadDir(s.cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	all := make([]*Container, len(entries))
+	var g errgroup.Group
+	g.SetLimit(4 * goruntime.NumCPU())
+	for i, e := range entries {
+		if !e.IsDir() || !ids.Valid(e.Name()) {
+			continue
+		}
+		g.Go(func() error {
+			c, err := s.loadOne(e.Name())
+			if err != nil {
+				s.log.Error("container not restored", "container", e.Name(), "err", err)
+				s.problems.add(e.Name(), err)
+				c = s.brokenContainer(e.Name(), err)
+			}
+			all[i] = c
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	var list []*Container
+	for _, c := range all {
+		if c == nil {
+			continue
+		}
+		s.register(c)
+		if c.isBroken() {
+			continue
+		}
+		if err := s.reserve(c.record.Load().name(), c.id); err != nil {
+			s.log.Error("container not restored", "container", c.id, "err", err)
+			s.problems.add(c.id, err)
+			c.broken = err.Error()
+			continue
+		}
+		list = append(list, c)
+	}
+	return list, ctx.Err()
+}
+
+func (s *Service) loadOne(id string) (*Container, error) {
+	dir := filepath.Join(s.cfg.Dir, id)
+	config, err := os.ReadFile(filepath.Join(dir, configFile))
+	if err != nil {
+		return nil, err
+	}
+	host, err := os.ReadFile(filepath.Join(dir, hostConfigFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	r, err := decodeRecord(id, config, host)
+	if err != nil {
+		return nil, err
+	}
+	if r.Driver != s.layers.DriverName() {
+		return nil, fmt.Errorf("its layers are of graph driver %q; start with -s %s to use it", r.Driver, r.Driver)
+	}
+	return newContainer(s.cfg.Dir, r), nil
+}
+
+// brokenContainer stands for one whose record cannot be used. Nothing of it is touched.
+func (s *Service) brokenContainer(id string, cause error) *Container {
+	c := newContainer(s.cfg.Dir, &Record{ID: id, Name: "/" + id, Config: &types.ContainerConfig{}, HostConfig: &container.HostConfig{},
+		NetworkSettings: &NetworkSettings{}, State: State{Dead: true, Error: cause.Error()}})
+	c.broken = cause.Error()
+	return c
+}
+
+func (c *Container) isBroken() bool { return c.broken != "" }
+
+// survey asks the shims what really runs.
+func (s *Service) survey(ctx context.Context, list []*Container) ([]*restored, error) {
+	dirs, err := s.runtime.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list tasks: %w", err)
+	}
+	hasShim := map[string]bool{}
+	for _, id := range dirs {
+		hasShim[id] = true
+	}
+	found := make([]*restored, 0, len(list))
+	for _, c := range list {
+		found = append(found, &restored{c: c})
+	}
+	return found, each(found, func(f *restored) {
+		if running := f.c.record.Load().State.Running; running || hasShim[f.c.id] {
+			s.ask(ctx, f, hasShim[f.c.id])
+		}
+	})
+}
+
+// ask decides one container's fate from its record and its shim.
+func (s *Service) ask(ctx context.Context, f *restored, hasShim bool) {
+	rec := f.c.record.Load()
+	if !hasShim {
+		if rec.State.Running && runsElsewhere(rec) {
+			f.fate = setAside
+			s.note(f.c, fmt.Errorf("it is run by another daemon as process %d and was left alone", rec.State.Pid))
+			return
+		}
+		f.fate = died
+		f.state.Exit = runtime.Exit{Code: unknownExit, At: time.Now()}
+		return
+	}
+	task, err := s.runtime.Reconnect(ctx, f.c.id)
+	if err == nil {
+		f.task = task
+		f.state, err = task.State(ctx)
+	}
+	switch {
+	case errdefs.IsNotFound(err) && !rec.State.Running:
+		f.fate = aborted
+	case errdefs.IsNotFound(err):
+		f.fate = died
+		f.state.Exit = runtime.Exit{Code: unknownExit, At: time.Now()}
+	case err != nil:
+		f.fate = setAside
+		s.note(f.c, fmt.Errorf("its shim does not answer, so it was left alone: %w", err))
+	case rec.State.Running && !rec.State.Restarting && (f.state.Status == runtime.StatusRunning || f.state.Status == runtime.StatusPaused):
+		f.fate = alive
+	case rec.State.Running && f.state.Status == runtime.StatusStopped:
+		f.fate = died
+	default:
+		f.fate = aborted
+	}
+}
+
+// runsElsewhere reports whether the recorded process lives and belongs to this container, as its cgroup tells.
+func runsElsewhere(r *Record) bool {
+	if r.State.Pid <= 0 {
+		return false
+	}
+	cgroup, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(r.State.Pid), "cgroup"))
+	return err == nil && bytes.Contains(cgroup, []byte(r.ID))
+}
+
+// note puts a reason into the container's State.Error in memory, the log and the list of problems. The record on disk
+// stays as it is: the reason may be gone at the next start.
+func (s *Service) note(c *Container, reason error) {
+	s.log.Error("container not restored", "container", c.id, "err", reason)
+	s.problems.add(c.id, reason)
+	next := c.record.Load().clone()
+	next.State.Error = reason.Error()
+	c.record.Store(next)
+}
+
+// restoreNetworks takes up the sandboxes of what runs; the controller removes all others.
+func (s *Service) restoreNetworks(ctx context.Context, found []*restored) error {
+	active := map[string]string{}
+	tasks := map[string]runtime.Task{}
+	for _, f := range found {
+		rec := f.c.record.Load()
+		id := rec.NetworkSettings.SandboxID
+		if id == "" || rec.HostConfig.NetworkMode.IsContainer() {
+			continue
+		}
+		if f.fate == alive || f.fate == setAside {
+			active[id] = f.c.id
+			tasks[f.c.id] = f.task
+		}
+	}
+	return s.networks.Restore(ctx, active, func(id string) sandbox.PortHolder {
+		if task := tasks[id]; task != nil {
+			return task
+		}
+		return nil
+	})
+}
+
+// settle brings record and host into agreement, and rebuilds the references to volumes.
+func (s *Service) settle(ctx context.Context, f *restored) {
+	s.restoreVolumes(ctx, f)
+	rec := f.c.record.Load()
+	switch f.fate {
+	case alive:
+		s.adopt(ctx, f)
+	case died:
+		s.recordDeath(ctx, f)
+	case aborted:
+		s.abort(ctx, f)
+	case idle:
+		if hasRuntimeState(rec) {
+			if _, err := s.commit(ctx, f.c, func(r *Record) { r.clearRuntime() }); err != nil {
+				s.log.Error("cannot clear stale network settings", "container", f.c.id, "err", err)
+			}
+		}
+	}
+	_ = fault.Point("containers.restore.settled") // an injected error changes nothing here
+}
+
+func hasRuntimeState(r *Record) bool {
+	if r.NetworkSettings.SandboxID != "" && !r.HostConfig.NetworkMode.IsContainer() {
+		return true
+	}
+	for _, m := range r.MountPoints {
+		if m.ID != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// restoreVolumes looks up each volume of the record, so that its users are known before the API answers. A missing one
+// is that container's trouble alone: its start will fail with the same words.
+func (s *Service) restoreVolumes(ctx context.Context, f *restored) {
+	rec := f.c.record.Load()
+	for _, m := range rec.MountPoints {
+		if m.Name == "" {
+			continue
+		}
+		err := s.volumes.Claim(ctx, m.Name, m.Driver, f.c.id)
+		if err == nil && f.fate == alive && m.ID != "" {
+			err = s.volumes.LiveRestore(ctx, m.Name, m.ID)
+		}
+		if err != nil {
+			s.note(f.c, fmt.Errorf("volume at %s: %w", m.Destination, err))
+		}
+	}
+}
+
+// adopt takes up a container that kept running.
+func (s *Service) adopt(ctx context.Context, f *restored) {
+	rec := f.c.record.Load()
+	root, err := s.layers.MountRW(ctx, f.c.id, rec.MountLabel)
+	if err != nil {
+		s.note(f.c, fmt.Errorf("its root file system: %w", err))
+	}
+	r := &run{task: f.task, root: root, netns: rec.NetworkSettings.SandboxKey}
+	if paused := f.state.Status == runtime.StatusPaused; paused != rec.State.Paused {
+		if _, err := s.commit(ctx, f.c, func(next *Record) { next.State.Paused = paused }); err != nil {
+			s.log.Error("cannot record a container's state", "container", f.c.id, "err", err)
+		}
+	}
+	s.began(f.c, r)
+	if err := s.restoreExecs(ctx, f.c, r); err != nil {
+		s.log.Error("cannot take up the execs of a container", "container", f.c.id, "err", err)
+	}
+}
+
+// recordDeath deals with a container that ended while no daemon looked: the same as an end seen by one, but without
+// waiting for the restart policy's delay.
+func (s *Service) recordDeath(ctx context.Context, f *restored) {
+	rec := f.c.record.Load()
+	exit := f.state.Exit
+	mounted := mountedVolumes(rec)
+	if _, err := s.commit(ctx, f.c, func(next *Record) {
+		if !rec.State.Restarting {
+			next.setStopped(exit)
+		}
+		next.State.Running, next.State.Restarting, next.State.Paused, next.State.Pid = false, false, false, 0
+		next.clearRuntime()
+	}); err != nil {
+		s.log.Error("cannot record the end of a container", "container", f.c.id, "err", err)
+	}
+	s.cleanUp(ctx, f.c, &run{task: f.task}, "", mounted) // its sandbox is gone: the controller was not told that it lives
+}
+
+// abort undoes a start that was not acknowledged when the last daemon ended.
+func (s *Service) abort(ctx context.Context, f *restored) {
+	if f.task != nil {
+		_ = f.task.Kill(ctx, 9, true) // it may have no process
+		if f.state.Status == runtime.StatusRunning || f.state.Status == runtime.StatusPaused {
+			_ = f.task.Resume(ctx) // a paused one cannot die
+			if _, err := f.task.Wait(ctx); err != nil {
+				s.note(f.c, fmt.Errorf("its half-started process does not end: %w", err))
+				return
+			}
+		}
+	}
+	rec := f.c.record.Load()
+	if rec.State.Running || hasRuntimeState(rec) {
+		if _, err := s.commit(ctx, f.c, func(next *Record) {
+			next.State.Running, next.State.Restarting, next.State.Pid = false, false, 0
+			next.clearRuntime()
+		}); err != nil {
+			s.log.Error("cannot record an aborted start", "container", f.c.id, "err", err)
+		}
+	}
+	s.cleanUp(ctx, f.c, &run{task: f.task}, "", nil)
+}
+
+// resume applies the restart policy, and removes what asked to be removed at its end.
+func (s *Service) resume(ctx context.Context, f *restored) {
+	if f.fate == alive || f.fate == setAside {
+		return
+	}
+	rec := f.c.record.Load()
+	switch {
+	case rec.HostConfig.AutoRemove && rec.HasBeenStartedBefore:
+		if err := s.removeAuto(ctx, f.c); err != nil {
+			s.log.Error("cannot remove a container that asked for it", "container", f.c.id, "err", err)
+		}
+	case startsAtBoot(rec):
+		if err := f.c.lock(ctx); err != nil {
+			return
+		}
+		defer f.c.unlock()
+		if err := s.start(ctx, f.c); err != nil {
+			s.problems.add(f.c.id, err)
+			s.log.Error("restart failed", "container", f.c.id, "err", err)
+		}
+	}
+}
+
+// startsAtBoot is the restart rule for the start of the daemon.
+func startsAtBoot(r *Record) bool {
+	if !r.HasBeenStartedBefore || r.State.Dead || r.NetworkSettings.HasSwarmEndpoint {
+		return false
+	}
+	switch policy := r.HostConfig.RestartPolicy; policy.Name {
+	case container.RestartPolicyAlways:
+		return true
+	case container.RestartPolicyUnlessStopped:
+		return !r.HasBeenManuallyStopped
+	case container.RestartPolicyOnFailure:
+		return r.State.ExitCode != 0 && !r.HasBeenManuallyStopped && (policy.MaximumRetryCount == 0 || r.RestartCount < policy.MaximumRetryCount)
+	}
+	return false
+}
+
+// dropOrphans removes the tasks of containers that are no more. One whose directory is still there, but cannot be
+// read, is left alone.
+func (s *Service) dropOrphans(ctx context.Context) error {
+	list, err := s.runtime.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, id := range list {
+		if _, err := os.Lstat(filepath.Join(s.cfg.Dir, id)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		task, err := s.runtime.Reconnect(ctx, id)
+		if err == nil {
+			_ = task.Kill(ctx, 9, true) // it may have ended
+			err = task.Delete(ctx)
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("task of removed container %s: %w", id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Exists reports whether a container of that id has a record, readable or not.
+func (s *Service) Exists(id string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.byID[id]
+	return ok
+}
