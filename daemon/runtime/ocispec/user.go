@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/moby/sys/user"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -100,7 +103,12 @@ func EnsureWorkdir(rootfs, workdir string, uid, gid int) error {
 		}
 		return nil
 	}
-	return mkdirAll(rootfs, workdir, uid, gid)
+	// A link to what is missing names a place in the root file system, too, and that is what is made.
+	resolved, err := securejoin.SecureJoin(rootfs, workdir)
+	if err != nil {
+		return fmt.Errorf("resolving working directory %s: %w", workdir, err)
+	}
+	return mkdirAll(rootfs, strings.TrimPrefix(resolved, filepath.Clean(rootfs)), uid, gid)
 }
 
 // mkdirAll makes one missing component after another, so that it knows which ones are new and to be given away.

@@ -32,7 +32,7 @@ func Detect() Info {
 		DeviceMapper:          deviceMapper(),
 		Systemd:               isDir("/run/systemd/system"),
 	}
-	info.IPv4ForwardingDisabled = firstLine("/proc/sys/net/ipv4/ip_forward") != "1"
+	info.IPv4ForwardingDisabled = IPv4ForwardingDisabled()
 
 	if onFilesystem(cgroupRoot, unix.CGROUP2_SUPER_MAGIC) {
 		info.Hierarchy = HierarchyV2
@@ -48,6 +48,10 @@ func Detect() Info {
 	}
 	return info
 }
+
+// IPv4ForwardingDisabled reads that setting as it is now. The daemon's own networks turn it on, so what Detect found at
+// start does not hold for long.
+func IPv4ForwardingDisabled() bool { return firstLine("/proc/sys/net/ipv4/ip_forward") != "1" }
 
 // controllerMounts maps each v1 controller to its mount point. Where one is mounted several times the first counts.
 func controllerMounts(mounts []*mountinfo.Info) map[string]string {
