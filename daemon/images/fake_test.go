@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -27,7 +28,9 @@ type fakeLayers struct {
 	dir     string
 	mu      sync.Mutex
 	refs    map[digest.Digest]int
-	corrupt bool // TarStream lies
+	corrupt bool         // TarStream lies
+	ordered bool         // Stage is not implemented
+	open    atomic.Int32 // staged layers that were neither committed nor discarded
 }
 
 type fakeLayer struct {
@@ -46,37 +49,85 @@ func (f *fakeLayers) path(chain digest.Digest, ext string) string {
 	return filepath.Join(f.dir, chain.Encoded()+ext)
 }
 
-func (f *fakeLayers) Register(_ context.Context, r io.Reader, parent digest.Digest) (images.LayerInfo, error) {
+// fakeStaged is a layer without a place.
+type fakeStaged struct {
+	data []byte
+	size int64
+	over *atomic.Int32 // counts those that were not ended
+	once sync.Once
+}
+
+func (s *fakeStaged) DiffID() digest.Digest { return digest.FromBytes(s.data) }
+
+func (s *fakeStaged) Discard(context.Context) error {
+	s.once.Do(func() { s.over.Add(-1) })
+	return nil
+}
+
+func (f *fakeLayers) Stage(_ context.Context, r io.Reader) (images.StagedLayer, error) {
+	if f.ordered {
+		return nil, errdefs.ErrNotImplemented
+	}
+	return f.stage(r)
+}
+
+func (f *fakeLayers) stage(r io.Reader) (*fakeStaged, error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
-		return images.LayerInfo{}, err
+		return nil, err
 	}
-	info := images.LayerInfo{DiffID: digest.FromBytes(data), Parent: parent}
-	info.ChainID = info.DiffID
-	if parent != "" {
-		info.ChainID = digest.FromString(parent.String() + " " + info.DiffID.String())
-	}
+	st := &fakeStaged{data: data, over: &f.open}
 	for tr := tar.NewReader(bytes.NewReader(data)); ; {
 		h, err := tr.Next()
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return images.LayerInfo{}, fmt.Errorf("apply layer: %w", err)
+			return nil, fmt.Errorf("apply layer: %w", err)
 		}
-		info.Size += h.Size
+		st.size += h.Size
 	}
+	f.open.Add(1)
+	return st, nil
+}
+
+func (f *fakeLayers) Commit(ctx context.Context, parent digest.Digest, staged ...images.StagedLayer) ([]images.LayerInfo, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	meta, _ := json.Marshal(fakeLayer{info})
-	if err := os.WriteFile(f.path(info.ChainID, ".tar"), data, 0o644); err != nil {
+	var infos []images.LayerInfo
+	for _, layer := range staged {
+		st := layer.(*fakeStaged)
+		info := images.LayerInfo{DiffID: st.DiffID(), ChainID: st.DiffID(), Parent: parent, Size: st.size}
+		if parent != "" {
+			if _, err := f.info(parent); err != nil {
+				return nil, err
+			}
+			info.ChainID = digest.FromString(parent.String() + " " + info.DiffID.String())
+		}
+		meta, _ := json.Marshal(fakeLayer{info})
+		if err := os.WriteFile(f.path(info.ChainID, ".tar"), st.data, 0o644); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(f.path(info.ChainID, ".json"), meta, 0o644); err != nil {
+			return nil, err
+		}
+		_ = st.Discard(ctx)
+		infos, parent = append(infos, info), info.ChainID
+	}
+	f.refs[parent]++
+	return infos, nil
+}
+
+func (f *fakeLayers) Register(ctx context.Context, r io.Reader, parent digest.Digest) (images.LayerInfo, error) {
+	st, err := f.stage(r)
+	if err != nil {
 		return images.LayerInfo{}, err
 	}
-	if err := os.WriteFile(f.path(info.ChainID, ".json"), meta, 0o644); err != nil {
+	infos, err := f.Commit(ctx, parent, st)
+	if err != nil {
 		return images.LayerInfo{}, err
 	}
-	f.refs[info.ChainID]++
-	return info, nil
+	return infos[0], nil
 }
 
 func (f *fakeLayers) Layer(chain digest.Digest) (images.LayerInfo, error) { return f.info(chain) }

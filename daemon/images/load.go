@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/jsonstream"
@@ -13,7 +12,6 @@ import (
 
 	api "stated.dev/stated/api/router/images"
 	"stated.dev/stated/internal/fault"
-	"stated.dev/stated/internal/ids"
 )
 
 // Load adds the images of an archive as docker save writes it, or of an OCI image layout in a tar. All of them are
@@ -28,12 +26,10 @@ func (s *Service) Load(ctx context.Context, r io.Reader, req api.LoadRequest, em
 	if err != nil {
 		return err
 	}
-	l := &loading{s: s, archive: a, emit: emit, quiet: req.Quiet, held: map[digest.Digest]bool{}}
-	defer func() { s.releaseLayers(ctx, l.order) }()
-	for _, img := range images {
-		if err := l.layers(ctx, img); err != nil {
-			return err
-		}
+	l := &loading{s: s, archive: a, emit: emit, quiet: req.Quiet}
+	defer l.release(ctx)
+	if err := l.layers(ctx, images); err != nil {
+		return err
 	}
 	if err := fault.Point("images.load.layers"); err != nil {
 		return err
@@ -43,87 +39,6 @@ func (s *Service) Load(ctx context.Context, r io.Reader, req api.LoadRequest, em
 		return err
 	}
 	return l.report(images, before)
-}
-
-// loading is one call of Load.
-type loading struct {
-	s       *Service
-	archive *archive
-	emit    api.Emit
-	quiet   bool
-	held    map[digest.Digest]bool // chains this load has a reference on
-	order   []digest.Digest        // the same, in the order they were taken
-}
-
-// layers brings the layers of an image into the layer store and holds them.
-func (l *loading) layers(ctx context.Context, img archivedImage) error {
-	diffIDs := img.doc.config.RootFS.DiffIDs
-	var parent digest.Digest
-	for i, chain := range chainIDs(diffIDs) {
-		if err := l.layer(ctx, img.blobs[i], chain, parent, diffIDs[i]); err != nil {
-			return fmt.Errorf("load image %s: layer %d: %w", ids.Short(img.id.Encoded()), i, err)
-		}
-		parent = chain
-	}
-	return nil
-}
-
-func (l *loading) hold(chain digest.Digest) {
-	l.held[chain] = true
-	l.order = append(l.order, chain)
-}
-
-func (l *loading) layer(ctx context.Context, b blob, chain, parent, diffID digest.Digest) error {
-	if l.held[chain] {
-		return nil
-	}
-	if _, err := l.s.layers.Acquire(chain); err == nil {
-		l.hold(chain)
-		return nil
-	} else if !errdefs.IsNotFound(err) {
-		return err
-	}
-	section, err := l.archive.open(b.path)
-	if err != nil {
-		return err
-	}
-	if b.size >= 0 && b.size != section.Size() {
-		return badArchive("blob %s has %d bytes instead of %d", b.digest, section.Size(), b.size)
-	}
-	var source io.Reader = contextReader{ctx, section}
-	if !l.quiet {
-		source = &progressReader{r: source, id: ids.Short(diffID.Encoded()), total: section.Size(), emit: l.emit}
-	}
-	// The layer store digests the plain bytes. Bytes that are compressed here need a digest of their own, which is
-	// left out where the two are the same.
-	var verify digest.Verifier
-	if b.digest != "" && b.digest != diffID {
-		verify = b.digest.Verifier()
-		source = io.TeeReader(source, verify)
-	}
-	plain, err := decompress(source)
-	if err != nil {
-		return invalidArchive(ctx, err)
-	}
-	defer plain.Close()
-	info, err := l.s.layers.Register(ctx, plain, parent)
-	if err != nil {
-		return err
-	}
-	l.hold(info.ChainID)
-	if info.DiffID != diffID {
-		return badArchive("diff id of the layer is %s, the configuration says %s", info.DiffID, diffID)
-	}
-	if verify == nil {
-		return nil
-	}
-	if _, err := io.Copy(io.Discard, source); err != nil {
-		return invalidArchive(ctx, err)
-	}
-	if !verify.Verified() {
-		return badArchive("blob %s does not have that digest", b.digest)
-	}
-	return nil
 }
 
 // publish makes the images visible. The references on their top layers go over to those that are new.
@@ -152,7 +67,7 @@ func (l *loading) publish(images []archivedImage) error {
 			continue
 		}
 		if _, err := l.s.layers.Acquire(chain); err != nil {
-			l.order = append(l.order, extra...)
+			l.held = append(l.held, extra...)
 			return fmt.Errorf("hold layer %s: %w", chain, err)
 		}
 		extra = append(extra, chain)
@@ -167,7 +82,7 @@ func (l *loading) publish(images []archivedImage) error {
 			delete(added, n.id) // an archive may name an image twice
 			continue
 		}
-		l.order = append(l.order, chain)
+		l.held = append(l.held, chain)
 	}
 	return err
 }
@@ -201,34 +116,5 @@ func (l *loading) report(images []archivedImage, before *refSet) error {
 }
 
 func (l *loading) line(format string, args ...any) error {
-	return l.emit(jsonstream.Message{Stream: fmt.Sprintf(format, args...)})
-}
-
-// progressStep is how many bytes lie between two progress messages at least.
-const progressStep = 4 << 20
-
-// progressReader tells the client how far the reading of a layer has come.
-type progressReader struct {
-	r          io.Reader
-	id         string
-	done, told int64
-	total      int64
-	emit       api.Emit
-}
-
-func (p *progressReader) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	p.done += int64(n)
-	if p.done-p.told >= progressStep || (p.done == p.total && p.told < p.done) {
-		p.told = p.done
-		emitErr := p.emit(jsonstream.Message{
-			Status:   "Loading layer",
-			ID:       p.id,
-			Progress: &jsonstream.Progress{Current: p.done, Total: p.total},
-		})
-		if emitErr != nil {
-			return n, fmt.Errorf("report progress: %w", emitErr)
-		}
-	}
-	return n, err
+	return l.tell(jsonstream.Message{Stream: fmt.Sprintf(format, args...)})
 }

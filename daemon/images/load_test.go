@@ -40,6 +40,9 @@ func wantEmpty(t *testing.T, h *house) {
 	if n := h.layers.count(); n != 0 {
 		t.Errorf("%d layers are left", n)
 	}
+	if n := h.layers.open.Load(); n != 0 {
+		t.Errorf("%d layers are staged", n)
+	}
 	for _, dir := range []string{"image/fake/imagedb/content/sha256", "image/fake/imagedb/metadata/sha256", "tmp"} {
 		entries, err := os.ReadDir(filepath.Join(h.root, dir))
 		if err != nil {
@@ -219,17 +222,18 @@ func TestLoadRefusesHostileArchives(t *testing.T) {
 		"oci unknown object": {tarOf(t, file{name: "index.json", data: []byte(`{"manifests":[{"mediaType":"a/b","digest":"` + img.id.String() + `","size":1}]}`)}, blobFile(img.config)), "no image"},
 	}
 	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
+		for _, ordered := range []bool{false, true} {
 			h := open(t, t.TempDir())
+			h.layers.ordered = ordered
 			_, err := load(t, h, c.archive)
 			if err == nil || !strings.Contains(err.Error(), c.text) {
-				t.Errorf("error is %v, want one with %q", err, c.text)
+				t.Errorf("%s: error is %v, want one with %q", name, err, c.text)
 			}
 			if !errdefs.IsInvalidArgument(err) && name != "layer is no tar" {
-				t.Errorf("error %v is not of class InvalidArgument", err)
+				t.Errorf("%s: error %v is not of class InvalidArgument", name, err)
 			}
 			wantEmpty(t, h)
-		})
+		}
 	}
 }
 
@@ -247,6 +251,36 @@ func TestLoadIsAllOrNothing(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 	wantEmpty(t, h)
+}
+
+func TestLoadSharesLayers(t *testing.T) {
+	for _, ordered := range []bool{false, true} {
+		a, b := makeImage(t, "ann", "one", "two", "three"), makeImage(t, "bob", "one", "two", "four")
+		c := makeImage(t, "cyd", "one", "two")
+		files := []file{{name: "a.json", data: a.config}, {name: "b.json", data: b.config}, {name: "c.json", data: c.config},
+			{name: "1", data: a.layers[0]}, {name: "2", data: a.layers[1]}, {name: "3", data: a.layers[2]}, {name: "4", data: b.layers[2]}}
+		files = append(files, file{name: "manifest.json", data: toJSON(t, []any{
+			map[string]any{"Config": "a.json", "Layers": []string{"1", "2", "3"}},
+			map[string]any{"Config": "b.json", "Layers": []string{"1", "2", "4"}},
+			map[string]any{"Config": "a.json", "Layers": []string{"1", "2", "3"}},
+			map[string]any{"Config": "c.json", "Layers": []string{"1", "2"}},
+		})})
+		h := open(t, t.TempDir())
+		h.layers.ordered = ordered
+		mustLoad(t, h, tarOf(t, files...))
+		if n := h.layers.count(); n != 4 || h.Count() != 3 {
+			t.Errorf("%d layers and %d images", n, h.Count())
+		}
+		for _, img := range []madeImage{a, b, c} {
+			if n := h.layers.refs[digestOfTop(t, h, img)]; n != 1 {
+				t.Errorf("an image holds its top layer %d times", n)
+			}
+			if _, err := h.Remove(t.Context(), img.id.String(), api.RemoveRequest{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantEmpty(t, h)
+	}
 }
 
 func TestLoadTooManyEntries(t *testing.T) {

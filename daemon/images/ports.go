@@ -22,6 +22,12 @@ type Layers interface {
 	// Register stores an uncompressed tar on top of parent (empty: none), reads it to its end, and takes one
 	// reference on the result. The layer is durable when Register returns. A chain that exists already is reused.
 	Register(ctx context.Context, tar io.Reader, parent digest.Digest) (LayerInfo, error)
+	// Stage unpacks an uncompressed tar before it is known what the layer lies on. A store that cannot do so
+	// returns an error of class NotImplemented before it has read anything; Register serves then.
+	Stage(ctx context.Context, tar io.Reader) (StagedLayer, error)
+	// Commit puts layers of Stage on top of parent, the lowest first, durably and as one change, and takes one
+	// reference on the uppermost. When it fails none of them is there.
+	Commit(ctx context.Context, parent digest.Digest, staged ...StagedLayer) ([]LayerInfo, error)
 	// Acquire takes one reference on a chain.
 	Acquire(chain digest.Digest) (LayerInfo, error)
 	// Release gives one reference back. With the last one the layer goes, and its parents that nobody else holds.
@@ -34,6 +40,13 @@ type Layers interface {
 	// LayerMetadata returns the graph driver's pairs for image inspect.
 	LayerMetadata(chain digest.Digest) (map[string]string, error)
 	DriverName() string
+}
+
+// StagedLayer is a layer that has no place yet.
+type StagedLayer interface {
+	DiffID() digest.Digest
+	// Discard drops the layer. After Commit it does nothing.
+	Discard(ctx context.Context) error
 }
 
 // ContainerUse is one container's use of an image.

@@ -175,6 +175,14 @@ func (a *archive) read(name string) ([]byte, error) {
 	return data, nil
 }
 
+// discard drops the bytes of the archive from the page cache and the disk.
+func (a *archive) discard() error {
+	if err := a.file.Truncate(0); err != nil {
+		return fmt.Errorf("drop image archive: %w", err)
+	}
+	return nil
+}
+
 // Close gives the space on disk back.
 func (a *archive) Close() error { return a.file.Close() }
 
