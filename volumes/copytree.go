@@ -17,6 +17,8 @@ type copyTree struct {
 	links map[inodeKey]string // first copy of each file with more than one name
 }
 
+func newCopyTree() *copyTree { return &copyTree{links: map[inodeKey]string{}} }
+
 type inodeKey struct{ dev, ino uint64 }
 
 // into copies what is in src into the empty directory dst, and then src's own attributes to dst.

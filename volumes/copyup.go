@@ -100,7 +100,7 @@ func fill(ctx context.Context, path, stage, sourceDir string, source fs.FileInfo
 		return err
 	}
 	if empty { // by far the most frequent: a VOLUME that the image only names
-		return (&copyTree{}).into(ctx, path, sourceDir)
+		return newCopyTree().into(ctx, path, sourceDir)
 	}
 	if err := prepareStage(ctx, stage, sourceDir); err != nil {
 		_ = os.RemoveAll(stage + stagePartial) // the first error is the one to report; the next copy removes it too
@@ -116,7 +116,7 @@ func prepareStage(ctx context.Context, stage, sourceDir string) error {
 	if err := os.Mkdir(stage+stagePartial, 0o700); err != nil {
 		return err
 	}
-	if err := (&copyTree{links: map[inodeKey]string{}}).into(ctx, stage+stagePartial, sourceDir); err != nil {
+	if err := newCopyTree().into(ctx, stage+stagePartial, sourceDir); err != nil {
 		return err
 	}
 	if err := fault.Point("copyup.copied"); err != nil {
