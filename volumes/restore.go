@@ -67,7 +67,7 @@ func (s *Store) restore(ctx context.Context) error {
 		delete(marks, r.Name)
 	}
 	s.completeRemovals(ctx, listed, marks)
-	changes = append(changes, s.adoptUnrecorded(listed)...)
+	changes = append(changes, s.adoptUnrecorded(ctx, listed)...)
 	if err := s.commitRestored(ctx, changes); err != nil {
 		return fmt.Errorf("update volume records: %w", err)
 	}
@@ -158,10 +158,21 @@ func (s *Store) restoreRecord(ctx context.Context, r record, listed map[string]f
 		return []*change{{name: r.Name}}, nil
 	}
 	s.entries[r.Name] = newRecorded(r, d, info)
-	if info.Broken != nil {
-		s.setAside(Problem{Volume: r.Name, Driver: r.Driver, Text: info.Broken.Error()})
+	if len(r.Options) > 0 {
+		s.checkVolume(ctx, d, r.Name)
 	}
 	return changes, nil
+}
+
+// checkVolume notes a volume that cannot be mounted. It is asked of the volumes that may have mount options, so that a
+// start does not touch every volume.
+func (s *Store) checkVolume(ctx context.Context, d Driver, name string) {
+	if !d.Traits().Owned {
+		return
+	}
+	if info, err := d.Get(ctx, name); err == nil && info.Broken != nil {
+		s.setAside(Problem{Volume: name, Driver: d.Name(), Text: info.Broken.Error()})
+	}
 }
 
 func newRecorded(r record, d Driver, info Info) *entry {
@@ -205,7 +216,7 @@ func (s *Store) completeRemovals(ctx context.Context, listed map[string]found, m
 
 // adoptUnrecorded takes in what owned drivers have and no record tells of: directories that appeared while no daemon
 // ran. One that comes back within a day gets its labels back, and a record; the others get one when they are used.
-func (s *Store) adoptUnrecorded(listed map[string]found) []*change {
+func (s *Store) adoptUnrecorded(ctx context.Context, listed map[string]found) []*change {
 	var changes []*change
 	for _, d := range s.sortedDrivers() {
 		if !d.Traits().Owned {
@@ -225,9 +236,7 @@ func (s *Store) adoptUnrecorded(listed map[string]found) []*change {
 			e := newEntry(r, d, info)
 			e.recorded = buried
 			s.entries[name] = e
-			if info.Broken != nil {
-				s.setAside(Problem{Volume: name, Driver: r.Driver, Text: info.Broken.Error()})
-			}
+			s.checkVolume(ctx, d, name)
 		}
 	}
 	return changes
