@@ -88,7 +88,6 @@ func (s *Service) Create(ctx context.Context, req api.CreateRequest) (resp conta
 		return resp, err
 	}
 	c := newContainer(s.cfg.Dir, r)
-	c.primed = true
 	if err := s.createLayer(ctx, r, img); err != nil {
 		return resp, err
 	}

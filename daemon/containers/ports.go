@@ -110,8 +110,6 @@ type Network struct {
 // Journal makes changes of record files durable.
 type Journal interface {
 	Commit(ctx context.Context, changes ...journal.Change) error
-	// Known tells it what a file it may have to replace holds.
-	Known(path string, data []byte)
 }
 
 // Publisher tells the world what happened.

@@ -41,6 +41,7 @@ type Config struct {
 	StopTimeout time.Duration // between stop signal and kill, where the container says nothing
 	Remapped    bool          // --userns-remap is on
 	LiveRestore bool
+	Notifier    *logs.Notifier // shared by all who follow logs; may be nil
 }
 
 // Service is the life of all containers: their records, verbs and processes.
@@ -98,7 +99,6 @@ type Container struct {
 	verb chan struct{}
 
 	commitMu sync.Mutex // one commit of the record at a time; held over the journal, which calls nobody
-	primed   bool       // the journal knows what the files hold; guarded by commitMu
 
 	mu        sync.Mutex // guards the fields below; a leaf
 	run       *run       // the present or last run; nil before the first start
@@ -175,7 +175,7 @@ func (s *Service) commit(ctx context.Context, c *Container, change func(*Record)
 	old := c.record.Load()
 	next := old.clone()
 	change(next)
-	if err := s.writeRecord(context.WithoutCancel(ctx), c, next); err != nil {
+	if err := s.writeRecord(context.WithoutCancel(ctx), next); err != nil {
 		return nil, err
 	}
 	c.record.Store(next)
@@ -183,14 +183,10 @@ func (s *Service) commit(ctx context.Context, c *Container, change func(*Record)
 	return next, nil
 }
 
-func (s *Service) writeRecord(ctx context.Context, c *Container, r *Record) error {
+func (s *Service) writeRecord(ctx context.Context, r *Record) error {
 	files, err := s.recordFiles(r)
 	if err != nil {
 		return err
-	}
-	if !c.primed {
-		s.prime(files)
-		c.primed = true
 	}
 	if err := s.journal.Commit(ctx, files...); err != nil {
 		return fmt.Errorf("record container %s: %w", ids.Short(r.ID), err)

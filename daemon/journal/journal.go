@@ -160,6 +160,7 @@ func (j *Journal) Commit(ctx context.Context, changes ...Change) error {
 	if err != nil {
 		return err
 	}
+	j.learn(steps)
 	j.mu.Lock()
 	if j.closed {
 		j.mu.Unlock()
@@ -324,16 +325,27 @@ func (j *Journal) syncRoot() error {
 	return nil
 }
 
-// Known tells the journal what a file holds that it did not write itself, so that a later change of it may be
-// replayed over these bytes.
-func (j *Journal) Known(path string, data []byte) {
-	rel, err := j.relative(path)
-	if err != nil {
-		return // not ours, so never committed either
+// learn finds out what the files of steps hold that this process has not written, so that the entry may be replayed
+// over those bytes.
+func (j *Journal) learn(steps []step) {
+	for _, s := range steps {
+		if s.Remove {
+			continue
+		}
+		j.mu.Lock()
+		_, known := j.known[s.Path]
+		j.mu.Unlock()
+		if known {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(j.root, s.Path))
+		if err != nil {
+			continue // a new file; or one that is replaced however it looks, if it cannot be read then either
+		}
+		j.mu.Lock()
+		j.known[s.Path] = digest(data)
+		j.mu.Unlock()
 	}
-	j.mu.Lock()
-	j.known[rel] = digest(data)
-	j.mu.Unlock()
 }
 
 func (j *Journal) steps(changes []Change) ([]step, error) {

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# deps.sh run|test: install what building and running (or testing) stated needs and this Debian does not have.
+set -euo pipefail
+need=()
+want() { command -v "$1" >/dev/null || need+=("$2"); }
+want gcc gcc
+want ip iproute2
+want ps procps
+want pkg-config pkg-config
+[ -e /usr/include/seccomp.h ] || need+=(libseccomp-dev libc6-dev)
+[ -e /etc/ssl/certs/ca-certificates.crt ] || need+=(ca-certificates)
+if [ "${1:-run}" = test ]; then
+  want nft nftables
+  want mkfs.xfs xfsprogs
+  want mkfs.btrfs btrfs-progs
+  want mkfs.ext4 e2fsprogs
+  want curl curl
+  want strace strace
+  want setfattr attr
+fi
+[ ${#need[@]} = 0 ] && exit 0
+sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
+echo "installing ${need[*]}"
+$sudo apt-get update -qq
+DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
