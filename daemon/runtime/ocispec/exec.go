@@ -17,43 +17,32 @@ type ExecRequest struct {
 // BuildExec describes a further process of a running container. It inherits limits, labels, capabilities and
 // environment from the container.
 func BuildExec(in Input, req ExecRequest) (*specs.Process, error) {
+	// The process has a terminal, and so a TERM, where it asks for one itself, whatever the container has.
+	cfg := *in.Config
+	cfg.Tty = req.Tty
+	cfg.User = orElse(req.User, cfg.User)
+	cfg.WorkingDir = orElse(req.WorkingDir, cfg.WorkingDir)
+	in.Config = &cfg
 	p, err := buildProcess(in)
 	if err != nil {
 		return nil, err
 	}
 	p.Args = req.Args
-	p.Terminal = req.Tty
+	p.Env = OverrideEnv(p.Env, req.Env)
 	p.ConsoleSize = nil
 	if req.Tty {
 		p.ConsoleSize = consoleSize(req.ConsoleSize)
-		p.Env = withTerm(p.Env)
-	}
-	p.Env = OverrideEnv(p.Env, req.Env)
-	if req.WorkingDir != "" {
-		p.Cwd = req.WorkingDir
-	}
-	if req.User != "" {
-		umask := p.User.Umask
-		if p.User, err = LookupUser(in.Rootfs, req.User, in.HostConfig.GroupAdd); err != nil {
-			return nil, err
-		}
-		p.User.Umask = umask
 	}
 	if req.Privileged {
+		// The AppArmor profile stays the container's, as in Docker.
 		p.Capabilities = capabilitySets(AllCapabilities())
-		if in.Security.AppArmorProfile == "" && p.ApparmorProfile != "" {
-			p.ApparmorProfile = apparmorUnconfined
-		}
 	}
 	return p, nil
 }
 
-// withTerm gives a process with a terminal a TERM, if the container's environment has none.
-func withTerm(env []string) []string {
-	for _, kv := range env {
-		if len(kv) >= 5 && kv[:5] == "TERM=" {
-			return env
-		}
+func orElse(value, fallback string) string {
+	if value == "" {
+		return fallback
 	}
-	return append(env, "TERM=xterm")
+	return value
 }

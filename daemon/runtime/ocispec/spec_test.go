@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"stated.dev/stated/api/types"
 	"stated.dev/stated/daemon/runtime/ocispec"
 )
 
@@ -353,6 +354,19 @@ func TestTerminalAnnotationsLabels(t *testing.T) {
 	}
 }
 
+func BenchmarkBuild(b *testing.B) {
+	root := rootWith(b, passwd, group)
+	in := ocispec.Input{
+		ID: newID(), Config: &types.ContainerConfig{}, HostConfig: &container.HostConfig{NetworkMode: "bridge", IpcMode: "private"},
+		Path: "/x", Rootfs: root, Host: ocispec.Host{SeccompSupported: true},
+	}
+	for b.Loop() {
+		if _, err := ocispec.Build(in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestBuildExec(t *testing.T) {
 	in := newInput(t)
 	in.Config.Env = []string{"A=1"}
@@ -372,6 +386,9 @@ func TestBuildExec(t *testing.T) {
 	p, err = ocispec.BuildExec(in, ocispec.ExecRequest{Args: []string{"sh"}, User: "0:10", WorkingDir: "/", Tty: true, Privileged: true, ConsoleSize: [2]uint{1, 2}})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if p.Env[2] != "TERM=xterm" { // before the image's and the user's, which may say otherwise
+		t.Errorf("environment %q", p.Env)
 	}
 	if p.User.UID != 0 || p.User.GID != 10 || p.Cwd != "/" || p.ConsoleSize == nil || !slices.Contains(p.Env, "TERM=xterm") || len(p.Capabilities.Effective) != len(ocispec.AllCapabilities()) {
 		t.Errorf("%+v", p)
