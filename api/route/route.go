@@ -194,19 +194,34 @@ func WriteRawList(w http.ResponseWriter, items []json.RawMessage) error {
 	for _, item := range items {
 		size += len(item)
 	}
-	body := make([]byte, 0, size)
-	body = append(body, '[')
-	for i, item := range items {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = append(body, item...)
-	}
-	body = append(body, "]\n"...)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	_, err := w.Write(body)
+	h.Set("Content-Length", strconv.Itoa(size))
+
+	// Through a buffer that stays in the cache: a list may have megabytes.
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	room := len(buf) - len(",]\n")
+	out := append(buf[:0], '[')
+	for i, item := range items {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		if len(out)+len(item) > room {
+			if _, err := w.Write(out); err != nil {
+				return err
+			}
+			out = buf[:0]
+		}
+		if len(item) > room {
+			if _, err := w.Write(item); err != nil {
+				return err
+			}
+			continue
+		}
+		out = append(out, item...)
+	}
+	_, err := w.Write(append(out, "]\n"...))
 	return err
 }
 

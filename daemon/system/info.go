@@ -66,7 +66,7 @@ func (s *Service) describeDaemon(v *system.Info) {
 	if o.ContainerdAddress != "" {
 		v.Containerd = &system.ContainerdInfo{
 			Address:    o.ContainerdAddress,
-			Namespaces: system.ContainerdNamespaces{Containers: "moby", Plugins: "plugins.moby"},
+			Namespaces: system.ContainerdNamespaces{Containers: o.ContainerdNamespace},
 		}
 	}
 	for _, address := range o.OpenAddresses {

@@ -21,20 +21,22 @@ type Options struct {
 	GitCommit string
 	BuildTime string
 
-	Root              string // the data root
-	Debug             bool
-	Experimental      bool
-	LiveRestore       bool
-	NoNewPrivileges   bool // set for every container
-	PrivateCgroupns   bool // the default of containers
-	UserRemap         bool
-	Labels            []string
-	LogDriver         string // the default of containers
-	LogDrivers        []string
-	CgroupDriver      string
-	SeccompProfile    string // "builtin", "unconfined" or a path
-	InitPath          string // the init of containers that ask for one: a path, or a name looked up on PATH
-	ContainerdAddress string // of an external containerd, or empty
+	Root            string // the data root
+	Debug           bool
+	Experimental    bool
+	LiveRestore     bool
+	NoNewPrivileges bool // set for every container
+	PrivateCgroupns bool // the default of containers
+	UserRemap       bool
+	Labels          []string
+	LogDriver       string // the default of containers
+	LogDrivers      []string
+	CgroupDriver    string
+	SeccompProfile  string // "builtin", "unconfined" or a path
+	InitPath        string // the init of containers that ask for one: a path, or a name looked up on PATH
+
+	// ContainerdAddress is that of an external containerd, or empty; ContainerdNamespace is where our tasks are in it.
+	ContainerdAddress, ContainerdNamespace string
 
 	// Runtimes are the binaries that run containers, by the name a container asks for. DefaultRuntime is one of them.
 	Runtimes       map[string]Runtime
