@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# unpack.sh SUITE DIR PACKAGE...: unpack packages of a Debian suite, with what they depend on, into DIR. Nothing is
+# installed on the host: the packages' own scripts do not run. The mirror is the one that this machine's apt uses.
+set -euo pipefail
+suite=$1 dir=$2
+shift 2
+mirror=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(SITE)' 'Created-By: Packages' | awk -F'|' '$1=="Debian" && $2=="Debian"{print $3; exit}')
+if [ -z "$mirror" ]; then
+  apt-get update -qq
+  mirror=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(SITE)' 'Created-By: Packages' | awk -F'|' '$1=="Debian" && $2=="Debian"{print $3; exit}')
+fi
+[ -n "$mirror" ] || { echo "unpack.sh: apt knows no Debian mirror" >&2; exit 1; }
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$work/sources.list"
+opts=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::Lists=$work/lists"
+      -o "Dir::Cache=$work/cache" -o Dir::State::status=/dev/null -o APT::Sandbox::User=root)
+apt-get "${opts[@]}" update -qq
+apt-get "${opts[@]}" install -y -qq --no-install-recommends --download-only "$@" >/dev/null
+mkdir -p "$dir"
+for deb in "$work"/cache/archives/*.deb; do
+  # Newer packages put files below /usr where older ones have /bin, /sbin and /lib: one directory for both.
+  for l in bin sbin lib lib64; do
+    [ -e "$dir/$l" ] || { mkdir -p "$dir/usr/$l"; ln -s "usr/$l" "$dir/$l"; }
+  done
+  dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink -C "$dir"
+done
