@@ -74,16 +74,14 @@ func sysctls(in Input) map[string]string {
 	return set
 }
 
-// hiddenPaths returns the paths to mask and to make read-only. What the user set, even if empty, wins over all.
+// hiddenPaths returns the paths to mask and to make read-only. What the record says, even if it is empty, wins over all.
 func hiddenPaths(in Input) (masked, readonly []string) {
-	if !in.HostConfig.Privileged {
-		masked, readonly = DefaultMaskedPaths(), DefaultReadonlyPaths()
+	masked, readonly = in.HostConfig.MaskedPaths, in.HostConfig.ReadonlyPaths
+	if masked == nil && !in.HostConfig.Privileged {
+		masked = DefaultMaskedPaths()
 	}
-	if in.HostConfig.MaskedPaths != nil {
-		masked = in.HostConfig.MaskedPaths
-	}
-	if in.HostConfig.ReadonlyPaths != nil {
-		readonly = in.HostConfig.ReadonlyPaths
+	if readonly == nil && !in.HostConfig.Privileged {
+		readonly = DefaultReadonlyPaths()
 	}
 	return masked, readonly
 }
