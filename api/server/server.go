@@ -44,6 +44,7 @@ type Server struct {
 	cancel  context.CancelFunc
 
 	active activity
+	silent newcomers
 }
 
 // New returns a server without routes. It listens nowhere until Serve.
@@ -72,9 +73,11 @@ func New(o Options) *Server {
 		Handler:           s,
 		Protocols:         protocols,
 		ReadHeaderTimeout: headerTimeout,
+		ConnState:         s.silent.note,
 		BaseContext:       func(net.Listener) context.Context { return s.base },
 		ErrorLog:          log.New(debugWriter{s.log}, "", 0),
 	}
+	s.http.RegisterOnShutdown(s.silent.close)
 	return s
 }
 
