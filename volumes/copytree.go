@@ -162,6 +162,10 @@ func copyAttributes(dst, src string, st *unix.Stat_t) error {
 	if err := copyXattrs(dst, src); err != nil {
 		return err
 	}
+	return copyTimes(dst, st)
+}
+
+func copyTimes(dst string, st *unix.Stat_t) error {
 	times := []unix.Timespec{st.Atim, st.Mtim}
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, dst, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "utimensat", Path: dst, Err: err}

@@ -174,6 +174,9 @@ func moveEntries(path, ready string) error {
 	if err := os.RemoveAll(ready); err != nil {
 		return err
 	}
+	if err := copyTimes(path, &st); err != nil { // ready may have been in path
+		return err
+	}
 	return fault.Point("copyup.finished")
 }
 
