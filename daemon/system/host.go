@@ -51,6 +51,16 @@ func readHost(log *slog.Logger) host {
 	return h
 }
 
+// forwardingDisabled reports whether the host forwards no IPv4 packets at the moment, or known when that cannot be
+// read.
+func forwardingDisabled(known bool) bool {
+	value, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	if err != nil {
+		return known
+	}
+	return strings.TrimSpace(string(value)) == "0"
+}
+
 func openFirst(paths ...string) (f *os.File, err error) {
 	for _, path := range paths {
 		if f, err = os.Open(path); err == nil {

@@ -95,6 +95,7 @@ func (s *Service) describeHost(v *system.Info) {
 
 func (s *Service) describeLimits(info *types.Info) {
 	h, v := s.o.Host, &info.Info
+	h.IPv4ForwardingDisabled = forwardingDisabled(h.IPv4ForwardingDisabled) // the first network turns it on
 	v.CgroupVersion = h.CgroupVersion()
 	v.MemoryLimit = h.MemoryLimit
 	v.SwapLimit = h.SwapLimit

@@ -110,7 +110,7 @@ func TestInfo(t *testing.T) {
 	if info.HTTPProxy != "http://xxxxx:xxxxx@proxy:3128" {
 		t.Errorf("proxy: %s", info.HTTPProxy)
 	}
-	if info.CgroupVersion != "1" || !info.MemoryLimit || info.SwapLimit || !info.CPUCfsQuota || !info.IPv4Forwarding {
+	if info.CgroupVersion != "1" || !info.MemoryLimit || info.SwapLimit || !info.CPUCfsQuota {
 		t.Errorf("limits: %+v", info)
 	}
 	if w := strings.Join(info.Warnings, "\n"); !strings.Contains(w, "WARNING: No swap limit support") || strings.Contains(w, "memory limit") {
