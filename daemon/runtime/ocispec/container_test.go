@@ -1,10 +1,13 @@
 package ocispec_test
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/moby/moby/api/types/container"
@@ -356,29 +359,41 @@ func TestInitGoesBeforeTheCommand(t *testing.T) {
 	}
 }
 
-func TestRemappedUsers(t *testing.T) {
-	const base = 231072
-	in := newInput(t, "write=/", "file=/proc/self/uid_map")
-	in.Host.UIDMaps = []user.IDMap{{ID: 0, ParentID: base, Count: 65536}}
+const remapBase = 231072
+
+// remappedInput is a container of a daemon that remaps users, with a root file system that belongs to them.
+func remappedInput(t *testing.T, args ...string) ocispec.Input {
+	t.Helper()
+	in := newInput(t, args...)
+	in.Host.UIDMaps = []user.IDMap{{ID: 0, ParentID: remapBase, Count: 65536}}
 	in.Host.GIDMaps = in.Host.UIDMaps
 	err := filepath.WalkDir(in.Rootfs, func(path string, _ os.DirEntry, err error) error {
 		if err != nil || filepath.Base(path) == "probe" { // a link to a file of others
 			return err
 		}
-		return os.Lchown(path, base, base)
+		return os.Lchown(path, remapBase, remapBase)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for dir := filepath.Dir(in.Rootfs); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+	openPath(t, in.Rootfs)
+	return in
+}
+
+// openPath lets everybody reach a temporary directory.
+func openPath(t *testing.T, path string) {
+	t.Helper()
+	for dir := filepath.Dir(path); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+func TestRemappedUsers(t *testing.T) {
+	in := remappedInput(t, "write=/", "file=/proc/self/uid_map")
 	source := t.TempDir()
-	if err := os.Chmod(filepath.Dir(source), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	openPath(t, source)
 	in.Mounts = []ocispec.Mount{{Source: source, Destination: "/data", Writable: true, Propagation: "rprivate"}}
 	r := run(t, in)
 	if r.UID != 0 || strings.Join(strings.Fields(r.Files["/proc/self/uid_map"]), " ") != "0 231072 65536" {
@@ -389,6 +404,38 @@ func TestRemappedUsers(t *testing.T) {
 	}
 	if own, _ := os.Readlink("/proc/self/ns/user"); own == r.Links["user"] {
 		t.Error("the user namespace is the host's")
+	}
+}
+
+// A network namespace made beforehand has to belong to the user namespace that the container joins: the kernel mounts
+// sysfs and sets network sysctls only for its owner.
+func TestRemappedUsersJoinPreparedNamespaces(t *testing.T) {
+	holder := exec.Command("sleep", "1000")
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: remapBase, Size: 65536}}
+	holder.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET, UidMappings: ids, GidMappings: ids,
+		Credential: &syscall.Credential{}, Pdeathsig: syscall.SIGKILL,
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = holder.Process.Kill() // it ends no other way
+		_ = holder.Wait()
+	})
+	ns := func(kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", holder.Process.Pid, kind) }
+
+	in := remappedInput(t, "sysctl=net.ipv4.ip_unprivileged_port_start")
+	in.HostConfig.NetworkMode = "bridge"
+	in.Join = ocispec.Namespaces{Net: ns("net"), User: ns("user")}
+	r := run(t, in)
+	for _, kind := range []string{"net", "user"} {
+		if prepared, _ := os.Readlink(ns(kind)); prepared == "" || prepared != r.Links[kind] {
+			t.Errorf("%s namespace is %s, prepared was %s", kind, r.Links[kind], prepared)
+		}
+	}
+	if r.Sysctls["net.ipv4.ip_unprivileged_port_start"] != "0" || !strings.HasPrefix(r.Mounts["/sys"], "sysfs ") {
+		t.Errorf("sysctls %v, /sys %q", r.Sysctls, r.Mounts["/sys"])
 	}
 }
 
