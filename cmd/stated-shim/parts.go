@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 
-	"github.com/containerd/errdefs"
-
 	"stated.dev/stated/daemon/logs"
 	"stated.dev/stated/daemon/runtime/shimapi"
 	"stated.dev/stated/daemon/shim"
+	"stated.dev/stated/daemon/shim/ports"
+	"stated.dev/stated/network/dns"
 	"stated.dev/stated/network/sandbox"
 )
 
@@ -24,9 +24,13 @@ func parts() shim.Parts {
 				Attrs:    l.Attrs,
 			})
 		},
-		OpenPorts: func() (shim.PortHolder, error) { return nil, errdefs.ErrNotImplemented },
-		OpenDNS: func(context.Context, sandbox.DNSConfig) (shim.Resolver, error) {
-			return nil, errdefs.ErrNotImplemented
+		OpenPorts: func() (shim.PortHolder, error) { return ports.NewHolder(), nil },
+		OpenDNS: func(ctx context.Context, cfg sandbox.DNSConfig) (shim.Resolver, error) {
+			server, err := dns.Serve(ctx, cfg)
+			if err != nil {
+				return nil, err // not a Resolver that holds a nil Server
+			}
+			return server, nil
 		},
 	}
 }

@@ -175,5 +175,3 @@ func TestShims(t *testing.T) {
 		}
 	})
 }
-
-func runHelper(string) int { return 2 }

@@ -88,7 +88,10 @@ func toState(p shimapi.Process) State {
 func (t *task) HoldPorts(ctx context.Context, endpointID string, ports []sandbox.Port) ([]sandbox.Port, error) {
 	var resp shimapi.HoldResponse
 	err := t.conn.ask(ctx, shimapi.MethodHoldPorts, key(), shimapi.HoldRequest{EndpointID: endpointID, Ports: ports}, &resp)
-	return resp.Ports, err // the text is for the user as it is
+	if err == nil && resp.Conflict != "" {
+		return nil, errdefs.ErrConflict.WithMessage(resp.Conflict) // the text is for the user as it is
+	}
+	return resp.Ports, t.wrap("hold ports of", err)
 }
 
 func (t *task) ReleasePorts(ctx context.Context, endpointID string) error {

@@ -10,11 +10,12 @@ import (
 )
 
 const (
-	// ringSize bounds the bytes that wait for one client.
-	ringSize = 8 << 20
-	// patience is how long one piece of output waits for room in a client's ring. A client that takes something
-	// within it keeps its place; one that does not is cut.
-	patience = 5 * time.Millisecond
+	// Up to ringSoft bytes wait for a client at no cost to the process. Beyond that each piece of output waits for
+	// the client, at most for patience; a client with ringHard bytes to go is cut. So one that takes its share in
+	// time loses nothing, however fast the process writes, and one that stands still is soon gone.
+	ringSoft = 4 << 20
+	ringHard = 24 << 20
+	patience = 8 * time.Millisecond
 	// parting is how long a client may take to read what is left after the output has ended.
 	parting = 30 * time.Second
 )
@@ -117,30 +118,32 @@ func (f *fanout) end() {
 
 func (c *client) push(f *fanout, stream byte, p []byte) {
 	need := len(p) + shimapi.FrameHeader
-	var limit *time.Timer
 	c.mu.Lock()
-	for !c.isGone && len(c.pending) > 0 && len(c.pending)+need > ringSize {
+	for c.paced && !c.isGone && len(c.pending) > 0 && len(c.pending)+need > ringSoft {
 		c.mu.Unlock()
-		if c.paced {
-			f.held.Add(1)
-			select {
-			case <-c.room:
-			case <-c.gone:
-			}
-			f.held.Add(-1)
-		} else {
-			if limit == nil {
-				limit = time.NewTimer(patience)
-				defer limit.Stop()
-			}
-			select {
-			case <-c.room:
-			case <-c.gone:
-			case <-limit.C:
-				c.cut()
-			}
+		f.held.Add(1)
+		select {
+		case <-c.room:
+		case <-c.gone:
 		}
+		f.held.Add(-1)
 		c.mu.Lock()
+	}
+	if !c.paced && !c.isGone && len(c.pending)+need > ringSoft {
+		c.mu.Unlock()
+		limit := time.NewTimer(patience)
+		select {
+		case <-c.room:
+		case <-c.gone:
+		case <-limit.C:
+		}
+		limit.Stop()
+		c.mu.Lock()
+		if len(c.pending)+need > ringHard {
+			c.mu.Unlock()
+			c.cut()
+			return
+		}
 	}
 	if c.isGone {
 		c.mu.Unlock()

@@ -21,7 +21,7 @@ import (
 const (
 	// A shim holds little and lives long: it collects early, and asks for memory back before it asks for more.
 	gcPercent   = 40
-	memoryLimit = 24 << 20
+	memoryLimit = 64 << 20
 	// oomScore makes the kernel take a shim last, as it does the daemon.
 	oomScore = "-999"
 )

@@ -80,6 +80,9 @@ func (s *Shim) holdPorts(ctx context.Context, r shimapi.HoldRequest) (shimapi.Ho
 		s.ports = holder
 	}
 	bound, err := s.ports.Hold(ctx, r.EndpointID, r.Ports)
+	if errdefs.IsConflict(err) {
+		return shimapi.HoldResponse{Conflict: err.Error()}, nil
+	}
 	return shimapi.HoldResponse{Ports: bound}, err
 }
 

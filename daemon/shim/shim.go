@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"runtime/debug"
 	"strconv"
 	"sync"
@@ -93,7 +94,7 @@ func Run(ctx context.Context, opts Options) error {
 		deleted: make(chan struct{}),
 		pidfd:   -1,
 	}
-	s.trim = time.AfterFunc(settle, debug.FreeOSMemory)
+	s.trim = time.AfterFunc(settle, giveBack)
 	defer s.trim.Stop()
 	if err := s.open(opts.Version); err != nil {
 		return err
@@ -235,6 +236,12 @@ func (s *Shim) snapshot() shimapi.Snapshot {
 		snap.Execs = append(snap.Execs, p.snapshot())
 	}
 	return snap
+}
+
+// giveBack returns to the kernel what is not in use. Pools lose their contents at the second collection only.
+func giveBack() {
+	goruntime.GC()
+	debug.FreeOSMemory()
 }
 
 // settleSoon gives memory back once the present burst of work is over.

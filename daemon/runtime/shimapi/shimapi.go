@@ -131,8 +131,12 @@ type HoldRequest struct {
 	Ports      []sandbox.Port
 }
 
-// HoldResponse has the ports that were bound, in the order asked.
-type HoldResponse struct{ Ports []sandbox.Port }
+// HoldResponse has the ports that were bound, in the order asked, or the text of a conflict, whose class would be lost
+// on the way.
+type HoldResponse struct {
+	Ports    []sandbox.Port
+	Conflict string `json:",omitempty"`
+}
 
 // Empty is no words at all.
 type Empty struct{}
