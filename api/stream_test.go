@@ -508,3 +508,35 @@ func TestEvents(t *testing.T) {
 		t.Errorf("since after until: %d", res.StatusCode)
 	}
 }
+
+// TestPanicsLeaveNothingBehind has backends panic in the midst of streams.
+func TestPanicsLeaveNothingBehind(t *testing.T) {
+	p := newProcess()
+	f := &fakeContainers{
+		attach: func(string, containers.AttachRequest) (containers.Stream, bool, error) { return panicking{p}, true, nil },
+		logs: func(string, containers.LogsRequest) (containers.LogStream, bool, error) {
+			return panickingLogs{}, true, nil
+		},
+	}
+	d := serveContainers(t, f)
+	conn := d.dial()
+	r := request(t, conn, "POST /containers/x/attach?stream=1&stdin=1 HTTP/1.1\r\nHost: d\r\n"+upgradeHeader+"\r\n")
+	readHeader(t, r)
+	if rest, err := io.ReadAll(r); len(rest) > 0 || err != nil {
+		t.Errorf("attach: %q, %v", rest, err)
+	}
+	res := d.open("GET", "/containers/x/logs?stdout=1", "")
+	if rest, err := io.ReadAll(res.Body); err == nil {
+		t.Errorf("logs ended well: %q", rest)
+	}
+	// The clean-up of the test finds handlers that have not ended.
+}
+
+type panicking struct{ *process }
+
+func (panicking) Read([]byte) (int, error) { panic("attach") }
+
+type panickingLogs struct{}
+
+func (panickingLogs) Next(context.Context) (containers.LogRecord, error) { panic("logs") }
+func (panickingLogs) Close() error                                       { return nil }

@@ -141,19 +141,22 @@ func (c *Conn) Join(ctx context.Context, s Stream, o JoinOptions) {
 			_ = s.Close() // only to make Read return
 		}
 	}()
+	defer func() {
+		_ = s.Close()      // its output has ended or nobody wants it
+		_ = c.conn.Close() // there is nobody to tell
+		<-input
+	}()
 
 	readErr, writeErr := c.send(s)
 	if readErr != nil && writeErr == nil && ctx.Err() == nil && !errors.Is(readErr, net.ErrClosed) {
 		c.Fail(readErr, o.Multiplexed)
 	}
-	_ = s.Close() // its output has ended or nobody wants it
+	_ = s.Close() // the client's input may wait in a write to it
 	if half, ok := c.conn.(interface{ CloseWrite() error }); ok && writeErr == nil && ctx.Err() == nil {
 		if half.CloseWrite() == nil && c.conn.SetReadDeadline(time.Now().Add(linger)) == nil {
 			<-input
 		}
 	}
-	_ = c.conn.Close() // there is nobody to tell
-	<-input
 }
 
 // send copies the output of s to the client.

@@ -17,7 +17,7 @@ import (
 	"stated.dev/stated/api/route"
 )
 
-func (h handlers) logs(w http.ResponseWriter, r *http.Request) error {
+func (h handlers) logs(w http.ResponseWriter, r *http.Request) (err error) {
 	req, err := logsRequest(r)
 	if err != nil {
 		return err
@@ -28,13 +28,14 @@ func (h handlers) logs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, records.Close()) }()
 	w.Header().Set("Content-Type", route.StreamType(ctx, multiplexed))
 	if err := route.FlushHeader(w, http.StatusOK); err != nil {
-		return errors.Join(err, records.Close())
+		return err
 	}
 	out := route.NewBatch(w)
-	err = copyRecords(ctx, out, records, recordFormat{req: req, multiplexed: multiplexed})
-	return errors.Join(err, out.Close(), records.Close())
+	defer func() { _ = out.Close() }() // it fails when the client is gone
+	return copyRecords(ctx, out, records, recordFormat{req: req, multiplexed: multiplexed})
 }
 
 // copyRecords writes records until there are no more or ctx ends. What goes wrong with the records is told in band.

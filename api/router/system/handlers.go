@@ -101,9 +101,8 @@ func (h handlers) diskUsage(w http.ResponseWriter, r *http.Request) error {
 	return route.WriteJSON(w, http.StatusOK, usage)
 }
 
-func (h handlers) events(w http.ResponseWriter, r *http.Request) error {
+func (h handlers) events(w http.ResponseWriter, r *http.Request) (err error) {
 	var req EventsRequest
-	var err error
 	if req.Since, err = route.Time(r, "since"); err != nil {
 		return err
 	}
@@ -124,30 +123,30 @@ func (h handlers) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, stream.Close()) }()
 	w.Header().Set("Content-Type", "application/json")
 	if err := route.FlushHeader(w, http.StatusOK); err != nil {
-		return errors.Join(err, stream.Close())
+		return err
 	}
 	out := route.NewBatch(w)
+	defer func() { _ = out.Close() }() // it fails when the client is gone
 	var line []byte
 	for {
-		var event []byte
-		if event, err = stream.Next(ctx); err != nil {
-			if errors.Is(err, io.EOF) || ctx.Err() != nil {
-				err = nil
-			}
-			break
+		event, err := stream.Next(ctx)
+		switch {
+		case errors.Is(err, io.EOF) || (err != nil && ctx.Err() != nil):
+			return nil
+		case err != nil:
+			return err
 		}
 		line = append(line[:0], event...)
 		if len(line) == 0 || line[len(line)-1] != '\n' {
 			line = append(line, '\n')
 		}
-		if _, writeErr := out.Write(line); writeErr != nil {
-			break // the client is gone
+		if _, err := out.Write(line); err != nil {
+			return nil // the client is gone
 		}
 	}
-	_ = out.Close() // as above
-	return errors.Join(err, stream.Close())
 }
 
 func (h handlers) auth(w http.ResponseWriter, r *http.Request) error {
