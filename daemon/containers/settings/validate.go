@@ -189,7 +189,8 @@ func checkHostConfig(hc *container.HostConfig) error {
 	return nil
 }
 
-// checkExtraHost checks one NAME:IP of --add-host. The address may be IPv6, with or without brackets, or "host-gateway".
+// checkExtraHost checks one NAME:IP of --add-host. The address may be IPv6, without brackets, or
+// "host-gateway".
 func checkExtraHost(entry string) error {
 	name, ip, ok := strings.Cut(entry, ":")
 	if !ok || name == "" {

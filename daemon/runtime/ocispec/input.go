@@ -59,7 +59,8 @@ const TmpfsSource = "tmpfs"
 // or the host's where HostConfig says so.
 type Namespaces struct {
 	Net, PID, IPC string
-	// User is joined together with another container's namespaces when users are remapped.
+	// User owns the other namespaces when users are remapped: that of the container they come from, or one that was
+	// made for this container together with its network namespace.
 	User string
 }
 

@@ -1,6 +1,7 @@
 package ocispec
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/moby/sys/user"
@@ -29,6 +30,9 @@ func setNamespaces(in Input, spec *specs.Spec) error {
 		return fmt.Errorf("the PID namespace of container %s to join is not known", hc.PidMode.Container())
 	case hc.NetworkMode.IsContainer() && in.Join.Net == "" && !in.Config.NetworkDisabled:
 		return fmt.Errorf("the network namespace of container %s to join is not known", hc.NetworkMode.ConnectedContainer())
+	case in.remapped() && in.Join.Net != "" && in.Join.User == "":
+		// The kernel would refuse to mount sysfs and to set network sysctls, and say only "operation not permitted".
+		return errors.New("a container with remapped users can join a network namespace only together with the user namespace that owns it")
 	}
 
 	add(specs.MountNamespace, "")

@@ -71,6 +71,7 @@ func Resources(r container.Resources) (*specs.LinuxResources, error) {
 // UpdateResources returns the limits that an update changes in a running container. What the request leaves at zero
 // stays as it is.
 func UpdateResources(r container.Resources) *specs.LinuxResources {
+	r.MemorySwappiness, r.OomKillDisable = nil, nil // an update records neither
 	out := &specs.LinuxResources{Memory: memory(r), CPU: cpu(r), Pids: pids(r)}
 	if r.MemorySwap < 0 {
 		// At creation an unlimited swap is simply no limit. An update has to lift the one that is set.

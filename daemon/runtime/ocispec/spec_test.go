@@ -2,6 +2,7 @@ package ocispec_test
 
 import (
 	"encoding/json"
+	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,8 @@ import (
 	"stated.dev/stated/api/types"
 	"stated.dev/stated/daemon/runtime/ocispec"
 )
+
+var update = flag.Bool("update", false, "write the files that whole specifications are held against")
 
 func TestOverrideEnv(t *testing.T) {
 	for _, tc := range []struct{ base, over, want []string }{
@@ -172,7 +175,7 @@ func TestResources(t *testing.T) {
 func TestUpdateResources(t *testing.T) {
 	zero := int64(0)
 	for want, in := range map[string]container.Resources{
-		`{}`:                        {},
+		`{}`:                        {OomKillDisable: new(bool), MemorySwappiness: &zero},
 		`{"memory":{"swap":-1}}`:    {MemorySwap: -1},
 		`{"pids":{"limit":-1}}`:     {PidsLimit: &zero},
 		`{"blockIO":{"weight":10}}`: {BlkioWeight: 10},
@@ -195,7 +198,11 @@ func mustJSON(t *testing.T, v any) string {
 
 func TestBuildRefuses(t *testing.T) {
 	for want, change := range map[string]func(*ocispec.Input){
-		"has no mounted root file system":                                func(in *ocispec.Input) { in.Rootfs = "" },
+		"has no mounted root file system": func(in *ocispec.Input) { in.Rootfs = "" },
+		"only together with the user namespace that owns it": func(in *ocispec.Input) {
+			in.Host.UIDMaps = []userIDMap{{Count: 1}}
+			in.Join.Net = "/run/netns/x"
+		},
 		"has no configuration":                                           func(in *ocispec.Input) { in.Config = nil },
 		"invalid IPC mode: odd":                                          func(in *ocispec.Input) { in.HostConfig.IpcMode = "odd" },
 		"invalid PID mode: odd":                                          func(in *ocispec.Input) { in.HostConfig.PidMode = "odd" },
@@ -392,5 +399,58 @@ func TestBuildExec(t *testing.T) {
 	}
 	if p.User.UID != 0 || p.User.GID != 10 || p.Cwd != "/" || p.ConsoleSize == nil || !slices.Contains(p.Env, "TERM=xterm") || len(p.Capabilities.Effective) != len(ocispec.AllCapabilities()) {
 		t.Errorf("%+v", p)
+	}
+}
+
+// TestWholeSpec holds the whole specification of a plain container, but for the list of system calls, against the one
+// that is checked in. Run with -update after a change that is meant, and read the difference.
+func TestWholeSpec(t *testing.T) {
+	in := ocispec.Input{
+		ID:     strings.Repeat("ab", 32),
+		Config: &types.ContainerConfig{},
+		HostConfig: &container.HostConfig{
+			NetworkMode: "bridge", IpcMode: "private", CgroupnsMode: "private", ShmSize: 64 << 20,
+			MaskedPaths: []string{"/proc/kcore"}, // the default depends on the host's CPUs
+		},
+		Path: "sh", Args: []string{"-c", "true"},
+		Rootfs: rootWith(t, passwd, group),
+		Join:   ocispec.Namespaces{Net: "/run/stated/netns/0123456789ab"},
+		Mounts: []ocispec.Mount{
+			{Source: "/c/hostname", Destination: "/etc/hostname", Writable: true, Propagation: "rprivate"},
+			{Source: "/v/data", Destination: "/data", Propagation: "rprivate"},
+			{Source: ocispec.TmpfsSource, Destination: "/tmp"},
+		},
+		Host: ocispec.Host{
+			CgroupDriver: ocispec.CgroupDriverSystemd, SeccompSupported: true, RecursiveReadOnly: true,
+			PingGroupRange: true, UnprivilegedPortStart: true,
+		},
+	}
+	in.Config.Hostname, in.Config.Domainname = "abababababab", "example.org"
+	spec, err := ocispec.Build(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if spec.Linux.Seccomp == nil || len(spec.Linux.Seccomp.Syscalls) == 0 {
+		t.Error("there is no seccomp profile")
+	}
+	spec.Linux.Seccomp = nil
+	spec.Root.Path = "/rootfs"
+	got, err := json.MarshalIndent(spec, "", "\t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	const golden = "testdata/plain.json"
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
