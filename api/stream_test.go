@@ -513,7 +513,9 @@ func TestEvents(t *testing.T) {
 func TestPanicsLeaveNothingBehind(t *testing.T) {
 	p := newProcess()
 	f := &fakeContainers{
-		attach: func(string, containers.AttachRequest) (containers.Stream, bool, error) { return panicking{p}, true, nil },
+		attach: func(string, containers.AttachRequest) (containers.Stream, bool, error) {
+			return panicking{p}, true, nil
+		},
 		logs: func(string, containers.LogsRequest) (containers.LogStream, bool, error) {
 			return panickingLogs{}, true, nil
 		},

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/registry"
 	mobysystem "github.com/moby/moby/api/types/system"
 
+	"stated.dev/stated/api/router/debug"
 	"stated.dev/stated/api/router/system"
 	"stated.dev/stated/api/router/unbuilt"
 	"stated.dev/stated/api/server"
@@ -143,4 +144,18 @@ func TestStatusOfWrappedError(t *testing.T) {
 // BenchmarkPing measures a ping over a kept connection, as a client sees it.
 func BenchmarkPing(b *testing.B) {
 	benchmark(b, "/_ping", system.Routes(&fakeSystem{}))
+}
+
+func TestDebugRoutes(t *testing.T) {
+	s := server.New(server.Options{})
+	s.Handle(debug.Routes())
+	for path, want := range map[string]string{
+		"/debug/pprof/": "goroutine", "/debug/pprof/goroutine?debug=1": "goroutine profile", "/v1.51/debug/pprof/cmdline": "test", "/debug/vars": "memstats",
+	} {
+		rec := httptest.NewRecorder()
+		s.ServeHTTP(rec, httptest.NewRequest("GET", path, nil))
+		if rec.Code != 200 || !strings.Contains(rec.Body.String(), want) {
+			t.Errorf("%s: %d %.100s", path, rec.Code, rec.Body)
+		}
+	}
 }
