@@ -35,6 +35,9 @@ func Defaults(hc *container.HostConfig, host Host) {
 	if hc.Runtime == "" {
 		hc.Runtime = host.DefaultRuntime
 	}
+	if hc.PidsLimit != nil && *hc.PidsLimit <= 0 {
+		hc.PidsLimit = nil // "unlimited" was said, and is what nothing means
+	}
 	if hc.OomKillDisable == nil {
 		hc.OomKillDisable = new(bool)
 	}

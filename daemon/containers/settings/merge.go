@@ -34,10 +34,11 @@ func MergeImage(cfg *types.ContainerConfig, image *dockerspec.DockerOCIImageConf
 	maps.Copy(labels, cfg.Labels)
 	cfg.Labels = labels
 
-	if len(image.Volumes) > 0 {
-		volumes := maps.Clone(image.Volumes)
-		maps.Copy(volumes, cfg.Volumes)
+	// Without any the record says null, whatever kind of nothing the client sent.
+	if volumes := maps.Clone(image.Volumes); len(cfg.Volumes) == 0 {
 		cfg.Volumes = volumes
+	} else {
+		maps.Copy(cfg.Volumes, volumes)
 	}
 
 	// An entrypoint of the user's own makes the image's command meaningless. An empty one that is not null ("[]")
@@ -75,6 +76,10 @@ func mergePorts(cfg *types.ContainerConfig, exposed map[string]struct{}) error {
 }
 
 func mergeEnv(cfg *types.ContainerConfig, env []string) {
+	if len(cfg.Env) == 0 {
+		cfg.Env = slices.Clone(env)
+		return
+	}
 	set := map[string]bool{}
 	for _, kv := range cfg.Env {
 		key, _, _ := strings.Cut(kv, "=")

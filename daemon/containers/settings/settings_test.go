@@ -48,6 +48,7 @@ func TestDefaults(t *testing.T) {
 		{"own", strict, container.HostConfig{ShmSize: 6, IpcMode: "none", CgroupnsMode: "host"}, with(func(hc *container.HostConfig) { hc.ShmSize, hc.IpcMode = 6, "none" })},
 		{"memory", able(), container.HostConfig{Resources: container.Resources{Memory: 10}}, with(func(hc *container.HostConfig) { hc.Memory, hc.MemorySwap = 10, 20 })},
 		{"memory without swap", able(), container.HostConfig{Resources: container.Resources{Memory: 10, MemorySwap: -1}}, with(func(hc *container.HostConfig) { hc.Memory, hc.MemorySwap = 10, -1 })},
+		{"no pids limit", able(), container.HostConfig{Resources: container.Resources{PidsLimit: p(int64(-1))}}, plain},
 		{"privileged", strict, container.HostConfig{Privileged: true}, with(func(hc *container.HostConfig) {
 			hc.Privileged, hc.ShmSize, hc.IpcMode, hc.MaskedPaths, hc.ReadonlyPaths, hc.SecurityOpt = true, 5, "shareable", nil, nil, []string{"label=disable"}
 		})},
@@ -171,6 +172,11 @@ func TestMergeImage(t *testing.T) {
 				t.Errorf("the image changed:\n%s", diff)
 			}
 		})
+	}
+
+	empty := config(container.Config{Env: []string{}, Volumes: map[string]struct{}{}})
+	if err := settings.MergeImage(&empty, &dockerspec.DockerOCIImageConfig{}); err != nil || empty.Env != nil || empty.Volumes != nil || empty.Labels == nil {
+		t.Errorf("%v, empty with empty: %#v", err, empty)
 	}
 
 	bad := image()
