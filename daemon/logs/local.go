@@ -21,7 +21,8 @@ import (
 //	PartialLogEntryMetadata { last 1 bool, id 2 string, ordinal 3 int32 }
 //	LogAttr                 { key 1 string, value 2 string }
 //
-// The line is stored without its newline; a record that is not marked partial, or is the last of its parts, had one.
+// No message is empty: zeroes are what a power cut can leave at the end of a file. The line is stored without its
+// newline; a record that is not marked partial, or is the last of its parts, had one.
 const (
 	lengthSize = 4
 	// maxLocalMessage is Docker's bound for a message: it refuses to read longer ones.
@@ -124,7 +125,7 @@ func (localFormat) next(buf []byte) (Record, int, bool, error) {
 		return Record{}, 0, false, nil
 	}
 	n := binary.BigEndian.Uint32(buf)
-	if n > maxLocalMessage {
+	if n == 0 || n > maxLocalMessage {
 		return Record{}, 0, false, errLost
 	}
 	total := int(n) + 2*lengthSize
@@ -250,7 +251,7 @@ func (localFormat) walkBack(r io.ReaderAt, size int64, want int) (offset int64, 
 		}
 		n := binary.BigEndian.Uint32(b[:])
 		start := offset - 2*lengthSize - int64(n)
-		if start < 0 || n > maxLocalMessage {
+		if start < 0 || n == 0 || n > maxLocalMessage {
 			return -1, 0, nil
 		}
 		if err := readFull(r, b[:], start); err != nil {
@@ -276,7 +277,7 @@ func (localFormat) walk(r io.ReaderAt, size int64) (int64, error) {
 		}
 		n := binary.BigEndian.Uint32(b[:])
 		end := offset + 2*lengthSize + int64(n)
-		if n > maxLocalMessage || end > size {
+		if n == 0 || n > maxLocalMessage || end > size {
 			return offset, nil
 		}
 		if err := readFull(r, b[:], end-lengthSize); err != nil {
