@@ -171,7 +171,12 @@ func TestShims(t *testing.T) {
 			Runtime:  w.open(t),
 			Again:    func(t *testing.T) runtime.Runtime { return w.open(t) },
 			KillShim: func(t *testing.T, id string) { w.killShim(t, id) },
-			Spec:     w.spec,
+			KillInit: func(t *testing.T, _ string, pid int) {
+				if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+					t.Fatalf("the container's process is gone: %v", err)
+				}
+			},
+			Spec: w.spec,
 		}
 	})
 }

@@ -29,6 +29,8 @@ type Harness struct {
 	Again func(t *testing.T) runtime.Runtime
 	// KillShim ends what stands beside a container, without a warning.
 	KillShim func(t *testing.T, id string)
+	// KillInit ends a container's process without the help of what stands beside it.
+	KillInit func(t *testing.T, id string, pid int)
 	// Spec describes a container that runs the test program with these arguments.
 	Spec func(id string, args ...string) *specs.Spec
 }
@@ -613,9 +615,7 @@ func testShimKilled(t *testing.T, h *Harness) {
 	if list := Value(t, Of(h.Runtime.List(ctx))); !slices.Contains(list, task.ID()) {
 		t.Fatal("the container is not listed")
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatalf("the container's process is gone: %v", err)
-	}
+	h.KillInit(t, task.ID(), pid)
 	for {
 		again, err := h.Runtime.Reconnect(ctx, task.ID())
 		if errdefs.IsUnavailable(err) && ctx.Err() == nil {
