@@ -504,6 +504,12 @@ func TestEvents(t *testing.T) {
 	if !got.Since.Equal(time.Unix(1, 0)) || !got.Until.Equal(time.Unix(2, 5e8)) || got.Filters["type"][0] != "container" {
 		t.Errorf("%+v", got)
 	}
+	events = fakeEvents(make(chan string, 1))
+	events <- `{"Type":"image","Action":"create"}` + "\n" + `{"Type":"image","Action":"tag"}` + "\n"
+	close(events)
+	if _, body := d.do("GET", "/v1.45/events", ""); body != `{"Type":"image","Action":"tag"}`+"\n" {
+		t.Errorf("events of an old client: %s", body)
+	}
 	if res, _ := d.do("GET", "/events?since=5&until=4", ""); res.StatusCode != 400 {
 		t.Errorf("since after until: %d", res.StatusCode)
 	}

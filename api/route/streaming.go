@@ -59,8 +59,8 @@ func NewBatch(w http.ResponseWriter) *Batch {
 	return b
 }
 
-// Write appends the parts of one record. It waits while the client is batchLimit behind, and fails once a write to
-// the client has failed. The parts may be reused when it returns.
+// Write appends one record. It waits while the client is batchLimit behind, and fails once a write to the client has
+// failed. The record may be reused when it returns.
 func (b *Batch) Write(record []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -18,7 +18,7 @@ type Backend interface {
 	Info(ctx context.Context) (types.Info, error)
 	Version(ctx context.Context) (system.VersionResponse, error)
 	DiskUsage(ctx context.Context, kinds DiskUsageKinds) (types.DiskUsage, error)
-	// Events subscribes before it returns. Answers that depend on the API version take it from the context.
+	// Events subscribes before it returns.
 	Events(ctx context.Context, req EventsRequest) (EventStream, error)
 	// Login checks credentials with a registry. The token is empty when the registry gives none for them.
 	Login(ctx context.Context, auth registry.AuthConfig) (identityToken string, err error)
@@ -43,7 +43,8 @@ type EventsRequest struct {
 	Filters      filters.Args
 }
 
-// EventStream yields events, one JSON object each, until io.EOF. Close releases it.
+// EventStream yields events until io.EOF: one JSON object or several, each with a newline but for a single one. What
+// Next returns is valid until the next call. Close releases the stream.
 type EventStream interface {
 	Next(ctx context.Context) ([]byte, error)
 	Close() error

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -130,7 +131,8 @@ func (h handlers) events(w http.ResponseWriter, r *http.Request) (err error) {
 	}
 	out := route.NewBatch(w)
 	defer func() { _ = out.Close() }() // it fails when the client is gone
-	var line []byte
+	old := route.VersionBefore(ctx, "1.46")
+	var batch []byte
 	for {
 		event, err := stream.Next(ctx)
 		switch {
@@ -139,14 +141,26 @@ func (h handlers) events(w http.ResponseWriter, r *http.Request) (err error) {
 		case err != nil:
 			return err
 		}
-		line = append(line[:0], event...)
-		if len(line) == 0 || line[len(line)-1] != '\n' {
-			line = append(line, '\n')
-		}
-		if _, err := out.Write(line); err != nil {
+		batch = appendEvents(batch[:0], event, old)
+		if _, err := out.Write(batch); err != nil {
 			return nil // the client is gone
 		}
 	}
+}
+
+// appendEvents appends events, each on a line. Clients older than 1.46 do not know that images are created.
+func appendEvents(dst, events []byte, old bool) []byte {
+	for line := range bytes.Lines(events) {
+		var e struct{ Type, Action string }
+		if old && json.Unmarshal(line, &e) == nil && e.Type == "image" && e.Action == "create" {
+			continue
+		}
+		dst = append(dst, line...)
+		if line[len(line)-1] != '\n' {
+			dst = append(dst, '\n')
+		}
+	}
+	return dst
 }
 
 func (h handlers) auth(w http.ResponseWriter, r *http.Request) error {
