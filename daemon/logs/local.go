@@ -141,6 +141,7 @@ func (localFormat) next(buf []byte) (Record, int, bool, error) {
 
 func decodeLocal(m []byte) (Record, error) {
 	var rec Record
+	rec.Time = time.Unix(0, 0).UTC() // as an absent field means
 	isPartial, last := false, false
 	err := eachField(m, func(field protowire.Number, value uint64, bytes []byte) error {
 		switch field {
