@@ -60,10 +60,8 @@ func (e *localEncoder) append(dst []byte, stream string, t time.Time, line []byt
 		line = line[:len(line)-1]
 	}
 	m := appendString(e.message[:0], 1, stream)
-	if nano := t.UnixNano(); nano != 0 {
-		m = protowire.AppendTag(m, 2, protowire.VarintType)
-		m = protowire.AppendVarint(m, uint64(nano))
-	}
+	m = protowire.AppendTag(m, 2, protowire.VarintType) // even 0, so that the message is never empty
+	m = protowire.AppendVarint(m, uint64(t.UnixNano()))
 	if len(line) > 0 {
 		m = protowire.AppendTag(m, 3, protowire.BytesType)
 		m = protowire.AppendBytes(m, line)
