@@ -28,12 +28,14 @@ type Driver interface {
 	// there is no error.
 	DeleteNetwork(ctx context.Context, n *Network) error
 
-	// PlanEndpoint fills MAC, SrcName and Record.
+	// PlanEndpoint fills MAC and SrcName, unless they are set, and Record.
 	PlanEndpoint(ctx context.Context, n *Network, e *Endpoint) error
-	// Join makes the endpoints' interfaces in a namespace and lets their published ports through, all or none.
-	Join(ctx context.Context, a []Attachment) error
-	// Leave undoes Join as far as others can notice, and returns a channel that is closed when the interfaces are
-	// gone, so that their addresses can be used again. Endpoints that were never joined are no error.
+	// Join makes an endpoint's interface in a namespace.
+	Join(ctx context.Context, a Attachment) error
+	// Publish lets the published ports of endpoints through, all or none.
+	Publish(ctx context.Context, a []Attachment) error
+	// Leave undoes Join and Publish as far as others can notice, and returns a channel that is closed when the
+	// interfaces are gone, so that their addresses can be used again. Endpoints that never joined are no error.
 	Leave(ctx context.Context, a []Attachment) (<-chan struct{}, error)
 
 	// Sync makes the kernel hold exactly these networks and attachments, after a start or a reboot. It removes what
@@ -48,6 +50,8 @@ type Traits struct {
 	Single bool
 	// Addresses says that networks have pools and endpoints have addresses.
 	Addresses bool
+	// Publishes says that ports of the host can lead to endpoints.
+	Publishes bool
 	// Host says that containers stay in the host's network namespace.
 	Host bool
 }

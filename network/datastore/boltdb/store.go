@@ -52,7 +52,7 @@ type Store struct {
 	commit sync.Mutex // held by the one writer that commits; guards db, index and the file's identity
 	db     *bolt.DB
 	file   fs.FileInfo // of the descriptor that db has open
-	index  uint64 // newest index given out
+	index  uint64      // newest index given out
 
 	mu     sync.Mutex // guards queue; taken without commit
 	queue  []*request

@@ -63,7 +63,7 @@ func (d *Driver) Close() error {
 }
 
 func (*Driver) Type() string          { return "bridge" }
-func (*Driver) Traits() driver.Traits { return driver.Traits{Addresses: true} }
+func (*Driver) Traits() driver.Traits { return driver.Traits{Addresses: true, Publishes: true} }
 
 func (d *Driver) update(ctx context.Context, add, del []nft.Element) error {
 	if d.table == nil || len(add)+len(del) == 0 {
@@ -119,15 +119,6 @@ func (d *Driver) mayUse(link netlink.Link) error {
 		return fmt.Errorf("interface %s belongs to the engine %s: %w", a.Name, owner, ErrForeignBridge)
 	}
 	return nil
-}
-
-// BridgeName returns the name of a network's interface.
-func BridgeName(n *driver.Network) (string, error) {
-	doc, err := read(n)
-	if err != nil {
-		return "", err
-	}
-	return doc.BridgeName, nil
 }
 
 // CreateNetwork implements driver.Driver.

@@ -25,7 +25,9 @@ func (d *Driver) PlanEndpoint(_ context.Context, n *driver.Network, e *driver.En
 	if len(e.MAC) == 0 {
 		e.MAC = randomMAC(func(b []byte) { rand.Read(b) })
 	}
-	e.SrcName = "veth" + e.ID[7:14]
+	if e.SrcName == "" {
+		e.SrcName = "veth" + e.ID[7:14]
+	}
 	e.RecordKey = []string{"bridge-endpoint", e.ID}
 	var err error
 	e.Record, err = json.Marshal(newEndpointDocument(n, e))
@@ -33,29 +35,53 @@ func (d *Driver) PlanEndpoint(_ context.Context, n *driver.Network, e *driver.En
 }
 
 // Join implements driver.Driver.
-func (d *Driver) Join(ctx context.Context, attachments []driver.Attachment) (err error) {
+func (d *Driver) Join(_ context.Context, a driver.Attachment) error {
+	doc, err := read(a.Network)
+	if err != nil {
+		return err
+	}
+	if err := d.connect(a, doc); err != nil {
+		return fmt.Errorf("connect to network %s: %w", a.Network.Name, err)
+	}
+	return nil
+}
+
+// Publish implements driver.Driver.
+func (d *Driver) Publish(ctx context.Context, attachments []driver.Attachment) error {
 	var rules []nft.Element
-	defer func() {
-		if err != nil {
-			done, leaveErr := d.Leave(ctx, attachments)
-			if leaveErr == nil {
-				<-done
-			}
-			err = errors.Join(err, leaveErr)
-		}
-	}()
 	for _, a := range attachments {
 		doc, err := read(a.Network)
 		if err != nil {
 			return err
 		}
-		if err := d.connect(a, doc); err != nil {
-			return fmt.Errorf("connect to network %s: %w", a.Network.Name, err)
+		add := endpointRules(doc, a.Endpoint)
+		rules = append(rules, add...)
+		if len(add) > 0 && filtersBridged() {
+			if err := d.allowHairpin(a.Endpoint); err != nil {
+				return err
+			}
 		}
-		rules = append(rules, endpointRules(doc, a.Endpoint)...)
 	}
 	if err := d.update(ctx, rules, nil); err != nil {
 		return fmt.Errorf("publish ports: %w", err)
+	}
+	return nil
+}
+
+// filtersBridged says whether the kernel translates the addresses of bridged packets too. It then sends what a
+// container addressed to its own published port back to the port that it came from, instead of routing it.
+func filtersBridged() bool {
+	on, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
+	return err == nil && len(on) > 0 && on[0] == '1'
+}
+
+func (d *Driver) allowHairpin(e *driver.Endpoint) error {
+	link, err := d.host.LinkByName(hostName(e.ID))
+	if err == nil {
+		err = d.host.LinkSetHairpin(link, true)
+	}
+	if err != nil {
+		return fmt.Errorf("let interface %s reach itself: %w", hostName(e.ID), err)
 	}
 	return nil
 }

@@ -19,7 +19,8 @@ func (Driver) PlanNetwork(context.Context, *driver.Network) error               
 func (Driver) CreateNetwork(context.Context, *driver.Network) error                  { return nil }
 func (Driver) DeleteNetwork(context.Context, *driver.Network) error                  { return nil }
 func (Driver) PlanEndpoint(context.Context, *driver.Network, *driver.Endpoint) error { return nil }
-func (Driver) Join(context.Context, []driver.Attachment) error                       { return nil }
+func (Driver) Join(context.Context, driver.Attachment) error                         { return nil }
+func (Driver) Publish(context.Context, []driver.Attachment) error                    { return nil }
 func (Driver) Close() error                                                          { return nil }
 
 // Leave returns a closed channel: there is nothing to wait for.

@@ -1,0 +1,5 @@
+package network_test
+
+const crashEnv = "STATED_TEST_CRASH"
+
+func crashChild() {}
