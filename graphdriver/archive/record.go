@@ -22,6 +22,7 @@ type recorder struct {
 	free  chan []byte // chunks that may be filled again
 	done  chan struct{}
 	err   error // valid after done
+	over  bool  // items is closed
 }
 
 // An item is one step of the record. Exactly one of the three kinds is set.
@@ -46,11 +47,11 @@ func newRecorder(out io.Writer) *recorder {
 	for range chunkCount {
 		r.free <- nil
 	}
-	go r.run(out)
+	go r.run(out, r.items) // close takes the field away
 	return r
 }
 
-func (r *recorder) run(out io.Writer) {
+func (r *recorder) run(out io.Writer, items <-chan item) {
 	defer close(r.done)
 	fail := func(err error) {
 		if r.err == nil {
@@ -65,7 +66,7 @@ func (r *recorder) run(out io.Writer) {
 	packer := storage.NewJSONPacker(zip)
 	table := crc64.MakeTable(crc64.ISO)
 	var sum uint64
-	for it := range r.items {
+	for it := range items {
 		var err error
 		switch {
 		case it.chunk != nil:
@@ -102,9 +103,9 @@ func (r *recorder) run(out io.Writer) {
 
 // close waits until everything is written.
 func (r *recorder) close() error {
-	if r.items != nil {
+	if !r.over {
+		r.over = true
 		close(r.items)
-		r.items = nil
 	}
 	<-r.done
 	if r.err != nil {

@@ -36,6 +36,7 @@ type source struct {
 
 	hash    hash.Hash
 	hashing chan *block
+	over    bool          // hashing is closed
 	hashed  chan struct{} // closed when the hash has seen all
 }
 
@@ -50,13 +51,13 @@ func newSource(in io.Reader) *source {
 	for range blockCount {
 		s.free <- nil // allocated when first needed, as many layers are smaller than one block
 	}
-	go s.runHash()
+	go s.runHash(s.hashing) // close takes the field away
 	return s
 }
 
-func (s *source) runHash() {
+func (s *source) runHash(blocks <-chan *block) {
 	defer close(s.hashed)
-	for b := range s.hashing {
+	for b := range blocks {
 		s.hash.Write(b.buf[:b.n])
 		s.release(b)
 	}
@@ -121,9 +122,9 @@ func (s *source) take() []byte {
 
 // close ends the hash. It may be called more than once.
 func (s *source) close() {
-	if s.hashing != nil {
+	if !s.over {
+		s.over = true
 		close(s.hashing)
-		s.hashing = nil
 	}
 	<-s.hashed
 }
