@@ -207,6 +207,13 @@ func (b *Bus) Subscribe(ctx context.Context, req SubscribeRequest) (*Subscriptio
 	return s, nil
 }
 
+// Subscribers returns the number of subscriptions.
+func (b *Bus) Subscribers() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.subs)
+}
+
 // Next returns one event or several, each a JSON object and a newline. It waits for at least one. The bytes are valid
 // until the next call. It returns io.EOF after Until and when the bus was closed, and ErrBehind when the reader was
 // too slow for its subscription to be kept.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -190,6 +191,23 @@ func TestCloseAndCancel(t *testing.T) {
 	}
 	if _, err := s.Next(t.Context()); err != io.EOF {
 		t.Errorf("closed: %v, want EOF", err)
+	}
+}
+
+func TestSubscribers(t *testing.T) {
+	bus := events.New()
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := bus.Subscribe(ctx, events.SubscribeRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if n := bus.Subscribers(); n != 1 {
+		t.Errorf("%d subscribers, want 1", n)
+	}
+	cancel()
+	for deadline := time.Now().Add(5 * time.Second); bus.Subscribers() != 0; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("the subscription outlives its context")
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -103,24 +104,51 @@ func (s *udpSocket) close() error {
 }
 
 func (s *udpSocket) receive() {
-	// Pages of the buffer that no datagram was large enough to reach stay untouched, and cost no memory.
-	buf := make([]byte, udpMaxSize)
-	control := make([]byte, 128)
+	raw, err := s.c.SyscallConn()
+	if err != nil {
+		return // closed
+	}
 	for {
-		n, cn, _, client, err := s.c.ReadMsgUDPAddrPort(buf, control)
+		err := raw.Read(func(fd uintptr) bool { return s.forward(int(fd)) != syscall.EAGAIN })
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			continue // an ICMP error for an earlier answer
+			return // closed; errors of a single datagram are passed over in forward
 		}
-		local, source := destination(control[:cn])
-		session := s.session(sessionKey{client, local}, source)
-		if session == nil {
-			continue // no socket to be had, or closed
-		}
+	}
+}
+
+// forward sends one datagram of a client on. The buffer is borrowed only once there is something to read, so that an
+// idle port has none.
+func (s *udpSocket) forward(fd int) error {
+	buf := s.buffers.Get().(*[udpMaxSize]byte)
+	defer s.buffers.Put(buf)
+	var control [128]byte
+	n, cn, _, from, err := unix.Recvmsg(fd, buf[:], control[:], 0)
+	if err != nil {
+		return err // nothing there, or an ICMP error for an earlier answer
+	}
+	client, ok := addrPort(from)
+	if !ok {
+		return nil
+	}
+	local, source := destination(control[:cn])
+	if session := s.session(sessionKey{client, local}, source); session != nil { // else no socket is to be had, or closed
 		_, _ = session.server.Write(buf[:n]) // refused: the container does not listen, which the client finds out itself
 	}
+	return nil
+}
+
+func addrPort(from unix.Sockaddr) (netip.AddrPort, bool) {
+	switch a := from.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)), true
+	case *unix.SockaddrInet6:
+		addr := netip.AddrFrom16(a.Addr)
+		if a.ZoneId != 0 {
+			addr = addr.WithZone(strconv.Itoa(int(a.ZoneId)))
+		}
+		return netip.AddrPortFrom(addr, uint16(a.Port)), true
+	}
+	return netip.AddrPort{}, false
 }
 
 // session returns the client's session and notes that it is used.
