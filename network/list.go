@@ -56,8 +56,9 @@ func matches(value string) func(want string) bool {
 	}
 }
 
-// InspectRequest refines Inspect. Verbose adds nothing for networks of one host.
-type InspectRequest struct {
+// InspectRequest refines Inspect. Verbose adds nothing for networks of one host. It is an alias so that the API's
+// routes need not know this package.
+type InspectRequest = struct {
 	Verbose bool
 	Scope   string
 }
