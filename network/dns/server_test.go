@@ -8,9 +8,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -427,6 +430,29 @@ func TestPort53StaysFree(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// A program that knows nothing of us resolves names through its resolv.conf.
+func TestAProgramResolves(t *testing.T) {
+	ns := newNamespace(t)
+	serve(t, sandbox.DNSConfig{NetNS: ns, Zones: []string{zone(t, dns.Zone{
+		Records: map[string][]netip.Addr{"web": addrs("172.18.0.2")},
+		Reverse: map[string]string{"172.18.0.2": "web.front"},
+	})}})
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(conf, []byte("nameserver 127.0.0.11\noptions ndots:0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for query, want := range map[string]string{
+		"hosts web": "172.18.0.2", "hosts WEB": "172.18.0.2", "hosts 172.18.0.2": "web.front",
+	} {
+		cmd := exec.Command("nsenter", "--net="+ns, "unshare", "--mount", "sh", "-ec",
+			"mount --bind "+conf+" /etc/resolv.conf; getent "+query)
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("getent %s: %v: %s", query, err, out)
+		}
 	}
 }
 
