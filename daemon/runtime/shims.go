@@ -162,9 +162,9 @@ func (r *Shims) Spawn(ctx context.Context, req SpawnRequest) (_ Task, err error)
 		r.place.move(ctx, pid, req.ID, r.root)
 	}()
 	t := &task{r: r, id: req.ID, dir: dir, conn: r.newConn(dir)}
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	soon, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	_, err = t.info(ctx)
+	_, err = t.info(soon)
 	<-placed
 	if err != nil {
 		t.conn.close()

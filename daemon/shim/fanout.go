@@ -43,9 +43,10 @@ type client struct {
 	stdout, stderr bool
 	paced          bool
 
-	mu      sync.Mutex // guards what is below
-	pending []byte
-	last    bool // no more will come
+	mu      sync.Mutex  // guards what is below
+	pending net.Buffers // in pieces, so that a large backlog is never copied
+	size    int         // bytes in pending
+	last    bool        // no more will come
 	isGone  bool
 	gone    chan struct{} // closed when isGone is set
 	wake    chan struct{} // something is pending, or it is the last
@@ -69,7 +70,7 @@ func (f *fanout) join(c *client, head []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c.mu.Lock()
-	c.pending = append(c.pending, head...)
+	c.addLocked(head)
 	c.last = f.ended
 	c.mu.Unlock()
 	nudge(c.wake)
@@ -119,7 +120,7 @@ func (f *fanout) end() {
 func (c *client) push(f *fanout, stream byte, p []byte) {
 	need := len(p) + shimapi.FrameHeader
 	c.mu.Lock()
-	for c.paced && !c.isGone && len(c.pending) > 0 && len(c.pending)+need > ringSoft {
+	for c.paced && !c.isGone && c.size > 0 && c.size+need > ringSoft {
 		c.mu.Unlock()
 		f.held.Add(1)
 		select {
@@ -129,7 +130,7 @@ func (c *client) push(f *fanout, stream byte, p []byte) {
 		f.held.Add(-1)
 		c.mu.Lock()
 	}
-	if !c.paced && !c.isGone && len(c.pending)+need > ringSoft {
+	if !c.paced && !c.isGone && c.size+need > ringSoft {
 		c.mu.Unlock()
 		limit := time.NewTimer(patience)
 		select {
@@ -139,7 +140,7 @@ func (c *client) push(f *fanout, stream byte, p []byte) {
 		}
 		limit.Stop()
 		c.mu.Lock()
-		if len(c.pending)+need > ringHard {
+		if c.size+need > ringHard {
 			c.mu.Unlock()
 			c.cut()
 			return
@@ -152,11 +153,28 @@ func (c *client) push(f *fanout, stream byte, p []byte) {
 	if !f.tty {
 		var h [shimapi.FrameHeader]byte
 		shimapi.PutFrameHeader(h[:], stream, len(p))
-		c.pending = append(c.pending, h[:]...)
+		c.addLocked(h[:])
 	}
-	c.pending = append(c.pending, p...)
+	c.addLocked(p)
 	c.mu.Unlock()
 	nudge(c.wake)
+}
+
+// addLocked appends to what is pending. Pieces grow with the backlog, so that few bytes take little memory.
+func (c *client) addLocked(p []byte) {
+	const least, most = 4 << 10, 256 << 10
+	for len(p) > 0 {
+		i := len(c.pending) - 1
+		if i < 0 || len(c.pending[i]) == cap(c.pending[i]) {
+			c.pending = append(c.pending, make([]byte, 0, min(max(c.size, len(p), least), most)))
+			i++
+		}
+		last := c.pending[i]
+		n := min(len(p), cap(last)-len(last))
+		c.pending[i] = append(last, p[:n]...)
+		p = p[n:]
+		c.size += n
+	}
 }
 
 // cut drops the client. Its connection is closed, which ends its goroutines.
@@ -164,7 +182,7 @@ func (c *client) cut() {
 	c.mu.Lock()
 	if !c.isGone {
 		c.isGone = true
-		c.pending = nil
+		c.pending, c.size = nil, 0
 		close(c.gone)
 	}
 	c.mu.Unlock()
@@ -173,13 +191,10 @@ func (c *client) cut() {
 
 // write sends what is pending until the last of it is sent or the client is gone.
 func (c *client) write() {
-	var buf []byte
 	for {
 		c.mu.Lock()
-		buf, c.pending = c.pending, buf[:0]
-		if cap(c.pending) > 64<<10 && len(buf) < 64<<10 {
-			c.pending = nil // a burst is over
-		}
+		buf := c.pending
+		c.pending, c.size = nil, 0
 		last, isGone := c.last, c.isGone
 		c.mu.Unlock()
 		if isGone {
@@ -200,7 +215,7 @@ func (c *client) write() {
 			_ = c.conn.SetWriteDeadline(time.Now().Add(parting)) // fails only on a closed connection
 		}
 		nudge(c.room)
-		if _, err := c.conn.Write(buf); err != nil {
+		if _, err := buf.WriteTo(c.conn); err != nil {
 			c.cut()
 			return
 		}
