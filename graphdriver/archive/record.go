@@ -47,7 +47,7 @@ func newRecorder(out io.Writer) *recorder {
 	for range chunkCount {
 		r.free <- nil
 	}
-	go r.run(out, r.items) // close takes the field away
+	go r.run(out, r.items)
 	return r
 }
 

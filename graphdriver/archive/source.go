@@ -51,7 +51,7 @@ func newSource(in io.Reader) *source {
 	for range blockCount {
 		s.free <- nil // allocated when first needed, as many layers are smaller than one block
 	}
-	go s.runHash(s.hashing) // close takes the field away
+	go s.runHash(s.hashing)
 	return s
 }
 
