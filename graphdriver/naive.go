@@ -36,12 +36,23 @@ func (n Naive) Diff(ctx context.Context, id, parent string) (io.ReadCloser, erro
 		return nil, err
 	}
 	var tar io.ReadCloser
+	opt := archive.PackOptions{IDMap: n.IDMap}
 	if parent == "" {
-		tar, err = dockerarchive.TarWithOptions(dirs.layer, &dockerarchive.TarOptions{IDMap: n.IDMap})
+		tar, err = archive.PackTree(ctx, dirs.layer, opt)
 	} else {
 		var changes []dockerarchive.Change
 		if changes, err = dockerarchive.ChangesDirs(dirs.layer, dirs.parent); err == nil {
-			tar, err = dockerarchive.ExportChanges(dirs.layer, changes, n.IDMap)
+			var paths, gone []string
+			for _, c := range changes {
+				if c.Kind == dockerarchive.ChangeDelete {
+					gone = append(gone, c.Path)
+				} else {
+					paths = append(paths, c.Path)
+				}
+			}
+			slices.Sort(paths)
+			slices.Sort(gone)
+			tar, err = archive.PackPaths(ctx, dirs.layer, paths, gone, opt)
 		}
 	}
 	if err != nil {

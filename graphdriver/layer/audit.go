@@ -50,7 +50,6 @@ func (s *Store) Problems() []Problem {
 	}
 	for _, rw := range s.allRWs() {
 		rw.mu.Lock()
-		s.loadLocked(rw)
 		info, err := rw.info, rw.err
 		rw.mu.Unlock()
 		if err == nil {
@@ -251,13 +250,11 @@ func (s *Store) uses(id string) bool {
 // they can be read.
 func (s *Store) driverIDs() map[string]struct{} {
 	used := map[string]struct{}{}
-	for _, rw := range s.allRWs() {
-		rw.mu.Lock()
-		used[rw.info.MountID], used[rw.info.InitID] = struct{}{}, struct{}{}
-		rw.mu.Unlock()
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, rw := range s.rws {
+		used[rw.info.MountID], used[rw.info.InitID] = struct{}{}, struct{}{}
+	}
 	for _, l := range s.layers {
 		used[l.CacheID] = struct{}{}
 	}

@@ -74,11 +74,14 @@ func (i RWInfo) below(parentCacheID string) string {
 type rwLayer struct {
 	name string
 
-	mu     sync.Mutex // one operation at a time; taken before Store.mu
-	loaded bool       // info and err are valid
-	info   RWInfo
-	err    error  // why there is no usable record
-	cache  string // the driver's id of the image's top layer
+	mu sync.Mutex // one operation at a time; taken before Store.mu
+
+	once sync.Once // reads the record; no lock is needed for it
+
+	// Written with both locks held, or in once; read with either, after once.
+	info  RWInfo
+	err   error  // why there is no usable record
+	cache string // the driver's id of the image's top layer
 }
 
 // CreateRW makes a writable layer called name, which is a container's id. It holds a reference to its parent.
@@ -92,6 +95,7 @@ func (s *Store) CreateRW(ctx context.Context, name string, req RWRequest) error 
 	}
 	defer rw.mu.Unlock()
 	if err := s.create(ctx, rw, req); err != nil {
+		s.set(rw, RWInfo{}, "", ErrRWNotFound) // for those who wait for the lock
 		s.forget(rw)
 		return fmt.Errorf("make writable layer of %s: %w", name, err)
 	}
@@ -101,6 +105,7 @@ func (s *Store) CreateRW(ctx context.Context, name string, req RWRequest) error 
 // reserve enters a name into the table and returns its entry locked. A directory without a record does not count.
 func (s *Store) reserve(name string) (*rwLayer, error) {
 	rw := &rwLayer{name: name}
+	rw.once.Do(func() {}) // there is nothing to read
 	rw.mu.Lock()
 	for {
 		s.mu.Lock()
@@ -111,9 +116,9 @@ func (s *Store) reserve(name string) (*rwLayer, error) {
 			return rw, nil
 		}
 		s.mu.Unlock()
+		s.load(old)
 		old.mu.Lock()
-		s.loadLocked(old)
-		gone := old.err != nil && errdefs.IsNotFound(old.err)
+		gone := errdefs.IsNotFound(old.err)
 		old.mu.Unlock()
 		if !gone {
 			return nil, fmt.Errorf("writable layer of %s: %w", name, ErrRWExists)
@@ -193,7 +198,7 @@ func (s *Store) create(ctx context.Context, rw *rwLayer, req RWRequest) (err err
 		return fmt.Errorf("record: %w", err)
 	}
 	undo = nil // it exists now
-	rw.loaded, rw.info, rw.cache = true, info, cache
+	s.set(rw, info, cache, nil)
 	if err := fault.Point("layer.create.recorded"); err != nil {
 		return err
 	}
@@ -249,24 +254,31 @@ func (s *Store) writeFiles(files []File) (err error) {
 	return atomicfile.SyncDir(s.mounts())
 }
 
-// loadLocked reads the record of a writable layer if nobody has yet. The entry is locked.
-func (s *Store) loadLocked(rw *rwLayer) {
-	if rw.loaded {
-		return
-	}
-	rw.loaded = true
-	if rw.info, rw.err = readRWRecord(s.rwDir(rw.name), rw.name); rw.err != nil || rw.info.Parent == "" {
-		return
-	}
+// set changes what is known of a writable layer, which is locked.
+func (s *Store) set(rw *rwLayer, info RWInfo, cache string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	parent := s.layers[rw.info.Parent]
-	if parent == nil {
-		rw.err = missing("layer " + rw.info.Parent.String() + " of its image")
-		return
-	}
-	parent.refs++
-	rw.cache = parent.CacheID
+	rw.info, rw.cache, rw.err = info, cache, err
+}
+
+// load reads the record of a writable layer if nobody has yet.
+func (s *Store) load(rw *rwLayer) {
+	rw.once.Do(func() {
+		info, err := readRWRecord(s.rwDir(rw.name), rw.name)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		rw.info, rw.err = info, err
+		if err != nil || info.Parent == "" {
+			return
+		}
+		parent := s.layers[info.Parent]
+		if parent == nil {
+			rw.err = missing("layer " + info.Parent.String() + " of its image")
+			return
+		}
+		parent.refs++
+		rw.cache = parent.CacheID
+	})
 }
 
 func readRWRecord(dir, name string) (RWInfo, error) {
@@ -301,9 +313,7 @@ func readRWRecord(dir, name string) (RWInfo, error) {
 // loadRWs reads the records of all writable layers that were there when the store was opened.
 func (s *Store) loadRWs() {
 	for _, rw := range s.allRWs() {
-		rw.mu.Lock()
-		s.loadLocked(rw)
-		rw.mu.Unlock()
+		s.load(rw)
 	}
 }
 
@@ -326,11 +336,8 @@ func (s *Store) lock(name string) (*rwLayer, error) {
 	if rw == nil {
 		return nil, fmt.Errorf("writable layer of %s: %w", name, ErrRWNotFound)
 	}
+	s.load(rw)
 	rw.mu.Lock()
-	s.loadLocked(rw)
-	if rw.err == nil && rw.info.MountID == "" {
-		rw.err = ErrRWNotFound // a creation that failed, or a removal, while we waited
-	}
 	if rw.err != nil {
 		err := rw.err
 		rw.mu.Unlock()
@@ -351,14 +358,15 @@ func (s *Store) RW(name string) (RWInfo, error) {
 
 // Names returns the names of all writable layers, in order.
 func (s *Store) Names() []string {
+	s.loadAll()
+	all := s.allRWs()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var names []string
-	for _, rw := range s.allRWs() {
-		rw.mu.Lock()
-		s.loadLocked(rw)
-		if !errdefs.IsNotFound(rw.err) {
+	for _, rw := range all {
+		if rw.info.MountID != "" { // neither without a record nor being made
 			names = append(names, rw.name)
 		}
-		rw.mu.Unlock()
 	}
 	return names
 }
@@ -424,9 +432,9 @@ func (s *Store) RemoveRW(ctx context.Context, name string, commit func(dirs []st
 	if err := fault.Point("layer.remove.unrecorded"); err != nil {
 		return err
 	}
-	s.forget(rw)
 	info := rw.info
-	rw.info, rw.err = RWInfo{}, ErrRWNotFound // for those who wait for the lock
+	s.forget(rw)
+	s.set(rw, RWInfo{}, "", ErrRWNotFound) // for those who wait for the lock
 	return s.removeFiles(context.WithoutCancel(ctx), info, dir)
 }
 

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"syscall"
 
-	dockerarchive "github.com/moby/go-archive"
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/graphdriver"
@@ -80,10 +79,7 @@ func (d *Driver) Diff(ctx context.Context, id, parent string) (io.ReadCloser, er
 	if !native {
 		return d.naive.Diff(ctx, id, parent)
 	}
-	tar, err := dockerarchive.TarWithOptions(d.diffPath(id), &dockerarchive.TarOptions{
-		IDMap:          d.idMap,
-		WhiteoutFormat: dockerarchive.OverlayWhiteoutFormat,
-	})
+	tar, err := archive.PackTree(ctx, d.diffPath(id), archive.PackOptions{Overlay: true, OpaqueXattr: d.opaque, IDMap: d.idMap})
 	if err != nil {
 		return nil, fmt.Errorf("diff of layer %s: %w", id, err)
 	}
