@@ -4,7 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/go-digest"
@@ -19,6 +25,10 @@ import (
 	"stated.dev/stated/graphdriver/layer"
 	"stated.dev/stated/internal/events"
 	"stated.dev/stated/network"
+	"stated.dev/stated/network/dns"
+	"stated.dev/stated/network/driver/bridge"
+	"stated.dev/stated/network/ipam"
+	"stated.dev/stated/network/sandbox"
 	"stated.dev/stated/volumes"
 )
 
@@ -30,6 +40,19 @@ type imageLayers struct{ *layer.Store }
 func (l imageLayers) Register(ctx context.Context, tar io.Reader, parent digest.Digest) (images.LayerInfo, error) {
 	i, err := l.Store.Register(ctx, tar, parent)
 	return layerInfo(i), err
+}
+
+func (l imageLayers) Stage(ctx context.Context, tar io.Reader) (images.StagedLayer, error) {
+	return l.Store.Stage(ctx, tar)
+}
+
+func (l imageLayers) Commit(ctx context.Context, parent digest.Digest, staged ...images.StagedLayer) ([]images.LayerInfo, error) {
+	list := make([]*layer.Staged, len(staged))
+	for i, st := range staged {
+		list[i] = st.(*layer.Staged) // Stage above made it
+	}
+	infos, err := l.Store.Commit(ctx, parent, list...)
+	return layerInfos(infos), err
 }
 
 func (l imageLayers) Acquire(chain digest.Digest) (images.LayerInfo, error) {
@@ -44,11 +67,15 @@ func (l imageLayers) Layer(chain digest.Digest) (images.LayerInfo, error) {
 
 func (l imageLayers) Chain(chain digest.Digest) ([]images.LayerInfo, error) {
 	list, err := l.Store.Chain(chain)
+	return layerInfos(list), err
+}
+
+func layerInfos(list []layer.Info) []images.LayerInfo {
 	out := make([]images.LayerInfo, len(list))
 	for n, i := range list {
 		out[n] = layerInfo(i)
 	}
-	return out, err
+	return out
 }
 
 func layerInfo(i layer.Info) images.LayerInfo {
@@ -105,7 +132,7 @@ func (i containerImages) Image(ctx context.Context, ref string) (containers.Imag
 	if err != nil {
 		return containers.Image{}, err
 	}
-	return containers.Image{ID: img.ID, ChainID: img.ChainID, OS: img.OS, Arch: img.Architecture, Variant: img.Variant, Config: &img.Config.Config}, nil
+	return containers.Image{ID: img.ID, ChainID: img.ChainID, OS: img.OS, Arch: img.Architecture, Variant: img.Variant, Config: &img.Config}, nil
 }
 
 // containerVolumes shows the volumes to the containers.
@@ -248,4 +275,62 @@ func (d *Daemon) systemOptions() system.Options {
 		Containers: systemContainers{d.containers}, Images: systemImages{d.images, d.layers}, Volumes: systemVolumes{d.volumes},
 		Networks: systemNetworks{}, Graph: systemGraph{d.layers}, Events: eventSource{d.events},
 	}
+}
+
+func (n containerNetworks) Network(ctx context.Context, ref string) (containers.Network, error) {
+	nw, err := n.Controller.Inspect(ctx, ref, network.InspectRequest{})
+	if err != nil {
+		return containers.Network{}, err
+	}
+	return containers.Network{ID: nw.ID, Name: nw.Name, Driver: nw.Driver, Default: nw.Options[bridge.OptDefault] == "true"}, nil
+}
+
+func (n containerNetworks) Restore(ctx context.Context, active map[string]string, holder func(string) sandbox.PortHolder) error {
+	_, err := n.Controller.Restore(ctx, active, holder)
+	return err
+}
+
+// networkOptions translates the configuration for the network controller.
+func (d *Daemon) networkOptions() (network.Options, error) {
+	o := network.Options{
+		DataDir: filepath.Join(d.cfg.Root, "network", "files"), ExecRoot: d.cfg.ExecRoot, EngineID: d.engineID,
+		DefaultBridge: network.DefaultBridge{Name: d.cfg.Bridge, MTU: d.cfg.MTU},
+		Events:        d.events, Zones: zoneWriter{}, DNSSearch: d.cfg.DNSSearch, DNSOptions: d.cfg.DNSOptions,
+	}
+	if d.cfg.BIP != "" {
+		prefix, err := netip.ParsePrefix(d.cfg.BIP)
+		if err != nil {
+			return o, fmt.Errorf("--bip %s: want an address with a prefix length, like 172.30.0.1/16", d.cfg.BIP)
+		}
+		o.DefaultBridge.BIP = prefix
+	}
+	for _, text := range d.cfg.DNS {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return o, fmt.Errorf("--dns %s: not an IP address", text)
+		}
+		o.DNS = append(o.DNS, addr)
+	}
+	for _, p := range d.cfg.AddressPools {
+		base, err := netip.ParsePrefix(p.Base)
+		if err != nil || p.Size < base.Bits() || p.Size > base.Addr().BitLen() {
+			return o, fmt.Errorf("--default-address-pool base=%s,size=%d: want a prefix, and a size between its length and the address's", p.Base, p.Size)
+		}
+		o.DefaultAddressPools = append(o.DefaultAddressPools, ipam.Predefined{Base: base, Size: p.Size})
+	}
+	return o, nil
+}
+
+// zoneWriter writes the names of networks for the resolvers in the shims.
+type zoneWriter struct{}
+
+func (zoneWriter) WriteZone(path string, z network.Zone) error {
+	return dns.WriteZone(path, dns.Zone{Records: z.Records, Reverse: z.Reverse})
+}
+
+func (zoneWriter) RemoveZone(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

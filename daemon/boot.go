@@ -24,7 +24,6 @@ import (
 
 	apicontainers "stated.dev/stated/api/router/containers"
 	apiimages "stated.dev/stated/api/router/images"
-	apinetworks "stated.dev/stated/api/router/networks"
 	apisystem "stated.dev/stated/api/router/system"
 	"stated.dev/stated/api/router/unbuilt"
 	apivolumes "stated.dev/stated/api/router/volumes"
@@ -296,7 +295,7 @@ func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
 	if len(report.Replayed) > 0 || len(report.Kept) > 0 {
 		d.log.Warn("the last daemon did not end cleanly", "replayed", report.Replayed, "kept", report.Kept)
 	}
-	if d.driver, err = graphdriver.Open(ctx, graphdriver.Options{Root: d.cfg.Root, Name: d.cfg.StorageDriver, Opts: d.cfg.StorageOpts}, builtin.Drivers()); err != nil {
+	if d.driver, err = graphdriver.Open(ctx, graphdriver.Options{Root: d.cfg.Root, Name: d.cfg.StorageDriver, Opts: d.cfg.StorageOpts}, builtin.Table()); err != nil {
 		return nil, err
 	}
 	opened.add(d.driver)
@@ -305,6 +304,15 @@ func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
 		return nil, err
 	}
 	opened.add(d.layers)
+	if report.Rebooted {
+		notes, err := d.layers.Repair(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("repair the layers after a power cut: %w", err)
+		}
+		for _, note := range notes {
+			d.log.Warn("layers repaired after a power cut", "what", note)
+		}
+	}
 	d.images, err = images.Open(ctx, images.Options{
 		Dir: imageDir, TempDir: filepath.Join(d.cfg.Root, "tmp"), LastDir: d.statePath("last"), Layers: imageLayers{d.layers},
 		Containers: usedImages{d}, Events: d.events, Logger: d.log, Version: d.cfg.Version,
@@ -385,8 +393,10 @@ func (d *Daemon) cgroupDriver() string {
 
 // settingsHost is what requests are checked against.
 func (d *Daemon) settingsHost(cgroupDriver string) settings.Host {
+	info := d.host
+	info.IPv4ForwardingDisabled = false // the bridge driver turns it on before a container can use it
 	return settings.Host{
-		Info: d.host, SystemdCgroups: cgroupDriver == ocispec.CgroupDriverSystemd,
+		Info: info, SystemdCgroups: cgroupDriver == ocispec.CgroupDriverSystemd,
 		Runtimes: []string{"runc", "io.containerd.runc.v2"}, DefaultRuntime: "runc",
 		ShmSize: d.cfg.ShmSize, NoNewPrivileges: d.cfg.NoNewPrivileges,
 	}
@@ -408,6 +418,7 @@ func (d *Daemon) ociHost(cgroupDriver, shim string) ocispec.Host {
 
 // serve opens the API.
 func (d *Daemon) serve(context.Context) (io.Closer, error) {
+	d.host.IPv4ForwardingDisabled = sysinfo.IPv4ForwardingDisabled() // the networks have been restored since it was read
 	var err error
 	if d.system, err = system.New(d.systemOptions()); err != nil {
 		return nil, err
@@ -415,7 +426,6 @@ func (d *Daemon) serve(context.Context) (io.Closer, error) {
 	d.server.Handle(apicontainers.Routes(d.containers))
 	d.server.Handle(apiimages.Routes(d.images))
 	d.server.Handle(apivolumes.Routes(volumes.API{Store: d.volumes}))
-	d.server.Handle(apinetworks.Routes(networkBackend{d.networks, d.containers}))
 	d.server.Handle(apisystem.Routes(d.system))
 	d.server.Handle(unbuilt.Routes())
 	return nil, nil

@@ -85,9 +85,13 @@ func (c *Controller) hold(ctx context.Context, b *box, planned []*endpoint, join
 	}
 	b.holder = join.Holder
 	undo.add(func() error { return join.Holder.ReleasePorts(context.WithoutCancel(ctx), e.id()) })
-	bound, err := holdBoth(ctx, join.Holder, e.id(), want)
+	want = onEveryAddress(want)
+	bound, err := join.Holder.HoldPorts(ctx, e.id(), want)
 	if err != nil {
 		return fmt.Errorf("failed to set up container networking: %w", err)
+	}
+	if len(bound) != len(want) {
+		return fmt.Errorf("asked for %d ports, got %d: %w", len(want), len(bound), errdefs.ErrInternal)
 	}
 	if err := fault.Point("network.attach.held"); err != nil {
 		return err
@@ -120,48 +124,24 @@ func (e *endpoint) wantedPorts(ports []sandbox.Port) ([]sandbox.Port, error) {
 	return out, nil
 }
 
-// holdBoth binds ports without an address on 0.0.0.0 first and then, with the number that was found, on [::].
-func holdBoth(ctx context.Context, holder sandbox.PortHolder, endpointID string, want []sandbox.Port) ([]sandbox.Port, error) {
-	const attempts = 5 // a number that is free for one family may be taken in the other
+// onEveryAddress makes of each port that names no address two neighbours, on 0.0.0.0 and on [::]: the holder gives
+// such neighbours the same number.
+func onEveryAddress(want []sandbox.Port) []sandbox.Port {
 	both := hostHasIPv6()
-	for attempt := 1; ; attempt++ {
-		first := slices.Clone(want)
-		for i := range first {
-			if first[i].HostIP == "" {
-				first[i].HostIP = "0.0.0.0"
-			}
+	var out []sandbox.Port
+	for _, p := range want {
+		if p.HostIP != "" {
+			out = append(out, p)
+			continue
 		}
-		bound, err := holder.HoldPorts(ctx, endpointID, first)
-		if err != nil {
-			return nil, err
-		}
-		if len(bound) != len(first) {
-			return nil, fmt.Errorf("asked for %d ports, got %d: %w", len(first), len(bound), errdefs.ErrInternal)
-		}
-		var twins []sandbox.Port
-		for i, p := range want {
-			if p.HostIP == "" && both {
-				twin := bound[i]
-				twin.HostIP = "::"
-				twin.HostPortEnd = twin.HostPort
-				twins = append(twins, twin)
-			}
-		}
-		if len(twins) == 0 {
-			return bound, nil
-		}
-		more, err := holder.HoldPorts(ctx, endpointID, twins)
-		if err == nil {
-			return append(bound, more...), nil
-		}
-		dynamic := slices.ContainsFunc(want, func(p sandbox.Port) bool { return p.HostPort == 0 || p.HostPortEnd > p.HostPort })
-		if !dynamic || attempt == attempts || !errdefs.IsConflict(err) {
-			return nil, err
-		}
-		if err := holder.ReleasePorts(ctx, endpointID); err != nil {
-			return nil, err
+		p.HostIP = "0.0.0.0"
+		out = append(out, p)
+		if both {
+			p.HostIP = "::"
+			out = append(out, p)
 		}
 	}
+	return out
 }
 
 // hostHasIPv6 says whether the host has any IPv6 address.

@@ -19,6 +19,8 @@ type Layers interface {
 	CreateRW(ctx context.Context, id string, req LayerRequest) error
 	MountRW(ctx context.Context, id, mountLabel string) (root string, err error)
 	UnmountRW(ctx context.Context, id string) error
+	// MountedRW returns the root of a layer that is mounted, perhaps since an earlier daemon; that mount counts as one.
+	MountedRW(id string) (root string, mounted bool)
 	// RemoveRW calls commit with the record's directories before anything is deleted.
 	RemoveRW(ctx context.Context, id string, commit func(dirs []string) error) error
 	RWMetadata(id string) (map[string]string, error)

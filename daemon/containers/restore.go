@@ -311,9 +311,9 @@ func (s *Service) restoreVolumes(ctx context.Context, f *restored) {
 // adopt takes up a container that kept running.
 func (s *Service) adopt(ctx context.Context, f *restored) {
 	rec := f.c.record.Load()
-	root, err := s.layers.MountRW(ctx, f.c.id, rec.MountLabel)
-	if err != nil {
-		s.note(f.c, fmt.Errorf("its root file system: %w", err))
+	root, mounted := s.layers.MountedRW(f.c.id)
+	if !mounted {
+		s.note(f.c, errors.New("its root file system is not mounted where it should be; exec may fail until it is restarted"))
 	}
 	r := &run{task: f.task, root: root, netns: rec.NetworkSettings.SandboxKey}
 	if paused := f.state.Status == runtime.StatusPaused; paused != rec.State.Paused {

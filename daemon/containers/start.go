@@ -358,9 +358,23 @@ func (s *Service) buildSpec(ctx context.Context, r *Record, root, shmPath, netns
 		}
 		in.ShmPath = "/dev/shm"
 	}
+	if err := s.ensureWorkdir(r, root); err != nil {
+		return nil, err
+	}
 	spec, err := ocispec.Build(in)
 	if err != nil {
 		return nil, fmt.Errorf("describe the container to the runtime: %w", err)
 	}
 	return spec, nil
+}
+
+// ensureWorkdir makes the working directory where the image does not have it, as Docker does.
+func (s *Service) ensureWorkdir(r *Record, root string) error {
+	if r.Config.WorkingDir == "" {
+		return nil
+	}
+	if err := ocispec.EnsureWorkdir(root, r.Config.WorkingDir, 0, 0); err != nil {
+		return fmt.Errorf("make the working directory: %w", err)
+	}
+	return nil
 }

@@ -97,6 +97,7 @@ type Report struct {
 	Replayed []string // paths written or removed again
 	Kept     []string // paths that somebody else has written since; our entry was dropped
 	Torn     bool     // the last append was incomplete and was cut
+	Rebooted bool     // entries were left by a process of an earlier boot: the power may have been cut
 }
 
 // Open reads the journal of the data root, replays what is needed, and starts an empty one. The directory dir holds

@@ -35,6 +35,7 @@ func (j *Journal) replay() (Report, error) {
 	}
 	if len(entries) > 0 {
 		j.seq = entries[len(entries)-1].Seq
+		report.Rebooted = entries[len(entries)-1].Boot != j.boot
 	}
 	for _, w := range wishes(entries, j.boot) {
 		switch done, err := j.fulfil(w); {
