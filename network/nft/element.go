@@ -128,6 +128,19 @@ func (p Publish) Elements() []Element {
 	return []Element{{set: set, key: key, data: data}}
 }
 
+// Self lets a container reach itself through a port of the host: its own address twice would be refused as a
+// source, so it takes the host's.
+type Self struct{ Addr netip.Addr }
+
+// Elements returns the entry for the address.
+func (s Self) Elements() []Element {
+	addr, set := s.Addr.Unmap(), setSelf4
+	if addr.Is6() {
+		set = setSelf6
+	}
+	return []Element{{set: set, key: string(addr.AsSlice()) + string(addr.AsSlice())}}
+}
+
 // Open lets a port of a container on a routed bridge be reached at its own address.
 type Open struct {
 	Proto uint8

@@ -22,6 +22,8 @@ const (
 	setTo       = "to"
 	setFrom     = "from"
 	setSame     = "same"
+	setSelf4    = "self4"
+	setSelf6    = "self6"
 	setMasq4    = "masq4"
 	setMasq6    = "masq6"
 	setOpen4    = "open4"
@@ -164,7 +166,9 @@ func layout() []chainLayout {
 		{name: "output", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityNATDest, rules: [][]expr.Any{loopback4, redirect}},
 		{name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: nftables.ChainPriorityNATSource, rules: [][]expr.Any{
 			// Hairpin: a container that reaches a neighbour, or itself, through a published port must be answered by
-			// way of the host.
+			// way of the host. Where bridged packets are translated, the input interface is not known here.
+			rule(family(unix.NFPROTO_IPV4), network(12, 4, reg1), network(16, 4, reg32_0+1), lookup(setSelf4, reg1), &expr.Masq{}),
+			rule(family(unix.NFPROTO_IPV6), network(8, 16, reg1), network(24, 16, reg2), lookup(setSelf6, reg1), &expr.Masq{}),
 			rule(ifPair, lookup(setSame, reg1), flags(expr.CtKeySTATUS, ctDNAT), &expr.Masq{}),
 			rule(ifPair, lookup(setSame, reg1), verdict(expr.VerdictReturn, "")),
 			rule(family(unix.NFPROTO_IPV4), load(expr.MetaKeyIIFNAME, reg1), lookup(setMasq4, reg1), &expr.Masq{}),
@@ -204,6 +208,8 @@ func sets(t *nftables.Table) []*nftables.Set {
 		mapTo(setTo, nftables.TypeIFName, nftables.TypeVerdict),
 		mapTo(setFrom, nftables.TypeIFName, nftables.TypeVerdict),
 		set(setSame, ifPair),
+		set(setSelf4, nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)),
+		set(setSelf6, nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeIP6Addr)),
 		set(setMasq4, nftables.TypeIFName),
 		set(setMasq6, nftables.TypeIFName),
 		set(setOpen4, key4),

@@ -186,7 +186,10 @@ func endpointRules(doc *document, e *driver.Endpoint) []nft.Element {
 			all = append(all, nft.Open{Proto: p.Proto, To: to}.Elements()...)
 			continue
 		}
-		all = append(all, nft.Publish{Proto: p.Proto, HostIP: p.HostIP, HostPort: p.HostPort, To: to}.Elements()...)
+		redirect := nft.Publish{Proto: p.Proto, HostIP: p.HostIP, HostPort: p.HostPort, To: to}.Elements()
+		if len(redirect) > 0 {
+			all = append(append(all, redirect...), nft.Self{Addr: ip}.Elements()...)
+		}
 	}
 	return all
 }
