@@ -89,7 +89,7 @@ func (s *Store) existing(ctx context.Context, req CreateRequest) (*entry, error)
 	case err != nil:
 		return nil, fmt.Errorf("found reference to volume '%s' in driver '%s', but got an error while checking the driver: %v: %w",
 			e.name, e.driver, err, ErrNameConflict)
-	case info == nil && len(s.confirmedRefs(ctx, e)) > 0:
+	case info == nil && len(s.Refs(e.name)) > 0:
 		return nil, fmt.Errorf("found references to volume '%s' in driver '%s' but the volume was not found in the driver -- "+
 			"you may need to remove containers referencing this volume or force remove the volume to re-create it: %w",
 			e.name, e.driver, ErrNameConflict)
@@ -98,7 +98,32 @@ func (s *Store) existing(ctx context.Context, req CreateRequest) (*entry, error)
 	case req.Driver != "" && req.Driver != e.driver:
 		return nil, fmt.Errorf("driver '%s' already has volume '%s': %w", e.driver, e.name, ErrNameConflict)
 	}
+	if !e.recorded {
+		return s.recordExisting(req, e)
+	}
 	return e, nil
+}
+
+// recordExisting records a volume that only its driver knew. It takes labels and options from a request that names
+// the driver, as dockerd does.
+func (s *Store) recordExisting(req CreateRequest, e *entry) (*entry, error) {
+	r := record{Name: e.name, Driver: e.driver}
+	if req.Driver != "" {
+		r.Labels, r.Options = req.Labels, req.Options
+	}
+	d, err := s.driver(e.driver)
+	if err != nil {
+		return nil, err
+	}
+	recorded, err := s.takeInAs(r, d, Info{Mountpoint: e.mountpoint, CreatedAt: e.volume().CreatedAt})
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	recorded.refs, recorded.referenced = e.refs, e.referenced
+	s.entries[e.name] = recorded
+	return recorded, nil
 }
 
 // createNew stages, records and publishes. The staging of an owned driver, which fails only when the disk does, goes

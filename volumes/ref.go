@@ -61,25 +61,29 @@ func (s *Store) hold(e *entry, ref string) {
 	e.refs[ref] = s.now()
 }
 
-// confirmedRefs returns who holds e after asking the container records: references that they do not confirm are
-// dropped once they are older than refGrace, and those that were missing are added.
-func (s *Store) confirmedRefs(ctx context.Context, e *entry) []string {
-	if s.references == nil || len(s.Refs(e.name)) == 0 {
-		return s.Refs(e.name)
+// confirmRefs asks the container records who really holds the volume, before somebody is told that it is in use:
+// references that they do not confirm are dropped once they are older than refGrace, and missing ones are added. It
+// takes no name lock, because the records' owner may be waiting for one.
+func (s *Store) confirmRefs(ctx context.Context, name string) {
+	if s.references == nil || len(s.Refs(name)) == 0 {
+		return
 	}
 	asked := s.now()
-	confirmed := s.references(ctx)[e.name]
+	confirmed := s.references(ctx)[name]
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[name]
+	if e == nil {
+		return
+	}
 	for ref, since := range e.refs {
 		if !slices.Contains(confirmed, ref) && since.Before(asked.Add(-refGrace)) {
 			delete(e.refs, ref)
 		}
 	}
 	for _, ref := range confirmed {
-		if _, held := e.refs[ref]; !held {
+		if _, held := e.refs[ref]; !held && e.refs != nil {
 			e.refs[ref] = asked
 		}
 	}
-	s.mu.Unlock()
-	return s.Refs(e.name)
 }

@@ -20,6 +20,7 @@ type RemoveRequest struct {
 
 // Remove deletes a volume that nobody holds.
 func (s *Store) Remove(ctx context.Context, name string, req RemoveRequest) error {
+	s.confirmRefs(ctx, name)
 	unlock, err := s.names.lock(ctx, name)
 	if err != nil {
 		return &OpError{Op: "remove", Name: name, Err: err}
@@ -32,7 +33,7 @@ func (s *Store) Remove(ctx context.Context, name string, req RemoveRequest) erro
 		return nil
 	case req.Force && s.entry(name) != nil: // its driver cannot be asked
 		e = s.entry(name)
-		if refs := s.confirmedRefs(ctx, e); len(refs) > 0 {
+		if refs := s.Refs(e.name); len(refs) > 0 {
 			return &OpError{Op: "remove", Name: name, Err: ErrInUse, Refs: refs}
 		}
 		return s.forget(ctx, e)
@@ -44,7 +45,7 @@ func (s *Store) Remove(ctx context.Context, name string, req RemoveRequest) erro
 
 // removeUnused removes e if nobody holds it. The caller holds the name's lock.
 func (s *Store) removeUnused(ctx context.Context, e *entry, req RemoveRequest) error {
-	if refs := s.confirmedRefs(ctx, e); len(refs) > 0 {
+	if refs := s.Refs(e.name); len(refs) > 0 {
 		return &OpError{Op: "remove", Name: e.name, Err: ErrInUse, Refs: refs}
 	}
 	d, err := s.driver(e.driver)

@@ -43,7 +43,8 @@ type Options struct {
 	// Events may be nil.
 	Events Publisher
 	// References, when not nil, returns the true references from the records of all containers that exist or are being
-	// created: volume name to container ids. The store asks before it answers that a volume is in use.
+	// created: volume name to container ids. The store asks before it answers that a volume is in use, and holds no
+	// lock meanwhile.
 	References func(ctx context.Context) map[string][]string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -108,7 +109,8 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// Close waits for the operations that have been recorded, leaves the database as dockerd would, and unlocks it.
+// Close commits what was submitted, leaves the database as dockerd would, and unlocks it. An operation that is still
+// under way, which a caller should have waited for, is completed by the next Open.
 func (s *Store) Close() error {
 	return s.meta.close(context.Background())
 }

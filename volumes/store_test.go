@@ -418,6 +418,90 @@ func TestReferences(t *testing.T) {
 	}
 }
 
+// A directory that appeared while no daemon ran gets a record when somebody creates it.
+func TestCreateOfWhatOnlyTheDiskKnows(t *testing.T) {
+	h := newHost(t)
+	h.mkdir("plain", "named")
+	h.open()
+	if err := h.store.AddRef(t.Context(), "named", "c1"); err != nil {
+		t.Fatal(err)
+	}
+	h.create(volumes.CreateRequest{Name: "plain", Labels: map[string]string{"a": "b"}})
+	h.create(volumes.CreateRequest{Name: "named", Driver: "local", Labels: map[string]string{"a": "b"}, Ref: "c2"})
+	if got := h.store.Refs("named"); !slices.Equal(got, []string{"c1", "c2"}) {
+		t.Errorf("%q", got)
+	}
+	if got := h.events.take(); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+	want := map[string]string{
+		"plain": `{"Name":"plain","Driver":"local","Labels":null,"Options":null}`,
+		"named": `{"Name":"named","Driver":"local","Labels":{"a":"b"},"Options":null}`,
+	}
+	if diff := cmp.Diff(want, h.records()["volumes"]); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The container records may be locked by somebody who waits for the volume.
+func TestReferencesAreAskedWithoutALock(t *testing.T) {
+	h := newHost(t)
+	h.refs = func(ctx context.Context) map[string][]string {
+		if err := h.store.AddRef(ctx, "vol", "c1"); err != nil {
+			t.Error(err)
+		}
+		return map[string][]string{"vol": {"c1"}}
+	}
+	h.open()
+	h.create(volumes.CreateRequest{Name: "vol", Ref: "c1"})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	wantError(t, h.store.Remove(ctx, "vol", volumes.RemoveRequest{}), "remove vol: volume is in use - [c1]", errdefs.IsConflict)
+}
+
+// Marks of finished operations do not pile up in a daemon that never stops.
+func TestMarksAreBounded(t *testing.T) {
+	fast := newOtherMount(t)
+	h := newHost(t)
+	h.root = fast
+	h.open()
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			for j := range 20 {
+				h.create(volumes.CreateRequest{Name: fmt.Sprintf("vol-%d-%d", i, j)})
+			}
+		})
+	}
+	wg.Wait()
+	data, err := os.ReadFile(filepath.Join(h.dir(), "metadata.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "copy.db")
+	if err := os.WriteFile(copied, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(copied, 0o600, &bbolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.View(func(tx *bbolt.Tx) error {
+		n := tx.Bucket([]byte("stated.marks")).Stats().KeyN
+		if n == 0 || n >= 1024+64 {
+			t.Errorf("%d marks after 1280 creations", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if buckets := h.records(); len(buckets) != 1 || len(buckets["volumes"]) != 1280 {
+		t.Errorf("%d buckets, %d volumes after a clean stop", len(buckets), len(buckets["volumes"]))
+	}
+}
+
 // A container that no record confirms does not hold a volume for ever; one in the making does for a while.
 func TestReferencesAreConfirmed(t *testing.T) {
 	h := newHost(t)

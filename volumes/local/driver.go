@@ -5,8 +5,8 @@
 // It knows no labels, references or records; those are the store's. It never follows a symbolic link out of its
 // directory to delete something.
 //
-// Locks: mu guards the map of volumes; each volume's own lock is held over its mounts and file operations and is
-// taken with mu released.
+// Locks: mu guards the map of volumes; each volume's own lock is held over its mounts and its removal and is taken
+// with mu released. Get and List wait for no mount.
 package local
 
 import (
@@ -67,12 +67,14 @@ type vol struct {
 	name string
 	root string // <dir>/<name>
 
-	mu      sync.Mutex // guards the fields below and what is mounted on the data path
-	loaded  bool       // the next two are known
-	options *options   // nil: none
-	broken  error      // opts.json cannot be read
-	mounted bool
-	users   map[string]struct{} // ids given to Mount
+	once    sync.Once // sets the next two; Get waits for it, and must not wait for a mount that hangs
+	options *options  // nil: none
+	broken  error     // opts.json cannot be read
+
+	mu         sync.Mutex // guards the fields below and what is mounted on the data path
+	mountKnown bool       // mounted is known
+	mounted    bool
+	users      map[string]struct{} // ids given to Mount
 }
 
 func (v *vol) data() string { return filepath.Join(v.root, dataName) }
@@ -221,7 +223,7 @@ func (s *staged) fill() error {
 // what is in it, as dockerd would have it.
 func (s *staged) Publish(ctx context.Context) (volumes.Info, error) {
 	v := s.driver.newVol(s.name)
-	v.loaded, v.options = true, s.options
+	v.once.Do(func() { v.options = s.options })
 	err := os.Rename(s.path, v.root)
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
 		err = s.mergeInto(v)
@@ -270,8 +272,6 @@ func (d *Driver) Get(_ context.Context, name string) (volumes.Info, error) {
 	if err := unix.Lstat(v.root, &st); err == nil { // a volume without a directory has no time, as in dockerd
 		info.CreatedAt = time.Unix(st.Ctim.Unix())
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	v.load()
 	info.Broken = v.broken
 	return info, nil

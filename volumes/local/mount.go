@@ -17,16 +17,19 @@ func (d *Driver) Mount(_ context.Context, name, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	v.load()
 	if v.broken != nil {
 		return "", v.broken
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if v.options != nil && v.options.Quota.Size > 0 {
 		return "", errors.New("size quota requested for volume but no quota support")
 	}
 	if err := d.ensureData(v); err != nil {
+		return "", err
+	}
+	if err := v.learnMounted(); err != nil {
 		return "", err
 	}
 	if v.options.needsMount() && !v.mounted {
@@ -70,14 +73,24 @@ func (d *Driver) LiveRestore(_ context.Context, name, id string) error {
 	if err != nil {
 		return err
 	}
+	v.load()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.load()
-	if v.broken == nil && v.options.needsMount() {
-		v.mounted = true
+	if v.options.needsMount() {
+		v.mountKnown, v.mounted = true, true
 	}
 	v.use(id)
 	return nil
+}
+
+// learnMounted finds out, once, whether an earlier daemon left the volume mounted. The caller holds the volume's lock.
+func (v *vol) learnMounted() (err error) {
+	if v.mountKnown || !v.options.needsMount() {
+		return nil
+	}
+	v.mounted, err = isMounted(v.data())
+	v.mountKnown = err == nil
+	return err
 }
 
 // mount mounts what the options say on the data path. The caller holds the volume's lock.

@@ -119,24 +119,18 @@ func (o *options) save(root string) error {
 	return nil
 }
 
-// load reads the options and finds out what is mounted, once. The caller holds the volume's lock.
+// load reads the options, once.
 func (v *vol) load() {
-	if v.loaded {
-		return
-	}
-	v.loaded = true
-	data, err := os.ReadFile(filepath.Join(v.root, optionsFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return
-	}
-	if err == nil {
-		v.options, err = decodeOptions(data)
-	}
-	if err != nil {
-		v.broken = fmt.Errorf("error while unmarshaling volume options for volume: %s: %w", v.name, err)
-		return
-	}
-	if v.options.needsMount() {
-		v.mounted, v.broken = isMounted(v.data())
-	}
+	v.once.Do(func() {
+		data, err := os.ReadFile(filepath.Join(v.root, optionsFile))
+		if errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		if err == nil {
+			v.options, err = decodeOptions(data)
+		}
+		if err != nil {
+			v.broken = fmt.Errorf("error while unmarshaling volume options for volume: %s: %w", v.name, err)
+		}
+	})
 }

@@ -18,9 +18,9 @@ func (d *Driver) PrepareRemove(_ context.Context, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	v.load()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.load()
 	if len(v.users) > 0 && v.options.needsMount() {
 		return "", errors.New("volume has active mounts")
 	}
@@ -36,6 +36,9 @@ func (d *Driver) PrepareRemove(_ context.Context, name string) (string, error) {
 // release makes sure that nothing is mounted on the data path: deleting would reach into it. A mount that the volume
 // has by its options goes; any other is somebody else's and is in the way.
 func (v *vol) release() error {
+	if err := v.learnMounted(); err != nil {
+		return err
+	}
 	if v.mounted {
 		if err := v.unmount(); err != nil {
 			return err
@@ -85,12 +88,12 @@ func (d *Driver) Remove(_ context.Context, name, token string) error {
 	if err != nil {
 		return err
 	}
+	v.load()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if token != "" && v.token() != token {
 		return nil
 	}
-	v.load()
 	if err := v.release(); err != nil {
 		return err
 	}
