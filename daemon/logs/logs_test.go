@@ -567,6 +567,27 @@ func TestFollowersSeeEachRecordOnce(t *testing.T) {
 	}
 }
 
+// A follower that keeps up sees everything, even when old files are dropped at once.
+func TestAFollowerThatKeepsUp(t *testing.T) {
+	drivers(t, func(t *testing.T, o logs.Options) {
+		for _, compress := range []bool{false, true} {
+			for _, maxFiles := range []int{1, 2, 3} {
+				o := o
+				o.Path = filepath.Join(t.TempDir(), "c.log")
+				o.MaxSize, o.MaxFiles, o.Compress = 300, maxFiles, compress
+				w := newWriter(t, o)
+				r := open(t, o, logs.ReadRequest{Tail: -1, Follow: true})
+				for n := range 200 {
+					write(t, w, n, n+1)
+					if got := next(t, r); got != line(n) {
+						t.Fatalf("%d files, compressed %v: record %d is %q", maxFiles, compress, n, got)
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestAFullDiskLosesNothingThatWasTaken(t *testing.T) {
 	drivers(t, func(t *testing.T, o logs.Options) {
 		dir := t.TempDir()

@@ -191,7 +191,11 @@ func (j *job) compress(name string, last time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	z := gzip.NewWriter(out)
+	// A container that fills files faster than they are compressed waits: speed counts for more than size.
+	z, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
 	z.Extra = extra
 	if _, err := io.Copy(z, stoppable{in, &j.stop}); err != nil {
 		return err
