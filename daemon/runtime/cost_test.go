@@ -16,6 +16,7 @@ import (
 	"stated.dev/stated/daemon/runtime"
 	"stated.dev/stated/daemon/runtime/runtimetest"
 	"stated.dev/stated/internal/ids"
+	"stated.dev/stated/network/sandbox"
 )
 
 // pss returns a process's proportional share of memory, in KiB.
@@ -72,7 +73,7 @@ func end(t testing.TB, task runtime.Task) {
 	runtimetest.Must(t, task.Delete(ctx))
 }
 
-// manyShims runs n containers with their logs on disk, and a name server each.
+// manyShims runs n containers, each with its log on disk, a name server and a held port.
 func manyShims(t testing.TB, w *world, r *runtime.Shims, n int) []runtime.Task {
 	t.Helper()
 	tasks := make([]runtime.Task, n)
@@ -81,6 +82,13 @@ func manyShims(t testing.TB, w *world, r *runtime.Shims, n int) []runtime.Task {
 		tasks[i] = w.run(t, r, runtime.SpawnRequest{ID: id, Log: runtime.LogConfig{
 			Driver: "json-file", Path: filepath.Join(w.execRoot, id+".log"), MaxFiles: 1,
 		}}, "wait")
+		ctx := context.Background()
+		st, err := tasks[i].State(ctx)
+		runtimetest.Must(t, err)
+		runtimetest.Must(t, tasks[i].ServeDNS(ctx, sandbox.DNSConfig{NetNS: fmt.Sprintf("/proc/%d/ns/net", st.Pid)}))
+		_, err = tasks[i].HoldPorts(ctx, "ep", []sandbox.Port{{
+			Proto: "tcp", HostIP: "127.0.0.1", ContainerIP: "127.0.0.1", ContainerPort: 80}})
+		runtimetest.Must(t, err)
 	}
 	return tasks
 }

@@ -428,3 +428,70 @@ func TestPortsOutliveDaemon(t *testing.T) {
 	Must(t, err)
 	Must(t, l.Close())
 }
+
+// TestShimIsAskedToGo sends a shim what a host that shuts down does. It stays with its container to the end.
+func TestShimIsAskedToGo(t *testing.T) {
+	ctx := deadline(t)
+	w := newWorld(t)
+	r := w.open(t)
+	task := w.run(t, r, runtime.SpawnRequest{}, "wait")
+	pid := shimPid(filepath.Join(w.execRoot, "containers", task.ID()))
+	Must(t, syscall.Kill(pid, syscall.SIGTERM))
+	if st := Value(t, Of(task.State(ctx))); st.Status != runtime.StatusRunning {
+		t.Fatalf("state %+v", st)
+	}
+	Must(t, task.Kill(ctx, int(syscall.SIGKILL), false))
+	for shimPid(filepath.Join(w.execRoot, "containers", task.ID())) != 0 && ctx.Err() == nil {
+		_, _ = task.State(ctx) // paces the loop
+	}
+	again := Value(t, Of(r.Reconnect(ctx, task.ID())))
+	if st := Value(t, Of(again.State(ctx))); st.Status != runtime.StatusStopped || st.Exit.Code != 137 {
+		t.Fatalf("state %+v", st)
+	}
+	Must(t, again.Delete(ctx))
+}
+
+// TestShimHangs stops a shim. It is reported in time, left alone, and as good as before when it goes on.
+func TestShimHangs(t *testing.T) {
+	ctx := deadline(t)
+	w := newWorld(t)
+	r := w.open(t)
+	task := w.run(t, r, runtime.SpawnRequest{}, "wait")
+	pid := shimPid(filepath.Join(w.execRoot, "containers", task.ID()))
+	Must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	defer syscall.Kill(pid, syscall.SIGCONT)
+	begin := time.Now()
+	if _, err := r.Reconnect(ctx, task.ID()); !errdefs.IsUnavailable(err) {
+		t.Fatalf("Reconnect: %v", err)
+	}
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Fatalf("Reconnect took %v", d)
+	}
+	Must(t, syscall.Kill(pid, syscall.SIGCONT))
+	task = Value(t, Of(r.Reconnect(ctx, task.ID())))
+	end(t, task)
+}
+
+// TestPidReuse records a shim that is another process by now. It is not taken for alive.
+func TestPidReuse(t *testing.T) {
+	ctx := deadline(t)
+	w := newWorld(t)
+	r := w.open(t)
+	task := w.run(t, r, runtime.SpawnRequest{}, "wait")
+	pid := Value(t, Of(task.State(ctx))).Pid
+	w.killShim(t, task.ID())
+	Must(t, syscall.Kill(pid, syscall.SIGKILL))
+	// Make runc's record name a process that lives but started at another time.
+	path := filepath.Join(w.execRoot, "runc", task.ID(), "state.json")
+	var state map[string]any
+	Must(t, json.Unmarshal(Value(t, Of(os.ReadFile(path))), &state))
+	state["init_process_pid"] = os.Getpid()
+	Must(t, os.WriteFile(path, Value(t, Of(json.Marshal(state))), 0o600))
+	again := Value(t, Of(r.Reconnect(ctx, task.ID())))
+	if st := Value(t, Of(again.State(ctx))); st.Status != runtime.StatusStopped || st.Exit.Code != 255 {
+		t.Fatalf("state %+v", st)
+	}
+	state["init_process_pid"] = pid
+	Must(t, os.WriteFile(path, Value(t, Of(json.Marshal(state))), 0o600)) // runc delete may look
+	Must(t, again.Delete(ctx))
+}

@@ -177,6 +177,7 @@ func (s *Shim) untilDone(terminated, shut <-chan struct{}) {
 		return
 	case <-terminated:
 	}
+	s.calls.wait() // runc ends with us; let it finish
 	if s.init.snapshot().State == shimapi.StateSpawned {
 		return
 	}
