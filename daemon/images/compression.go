@@ -12,8 +12,10 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// readAhead is the buffer in front of a decompressor, and the size of copies.
-const readAhead = 1 << 20
+const (
+	copySize  = 1 << 20  // bytes that a copy to or from a temporary file moves at once
+	readAhead = 64 << 10 // buffer in front of a decompressor; reads that are larger pass it by
+)
 
 // maxWindow bounds the memory that a zstd stream may ask for. The default levels use 8 MB, the long mode 128 MB.
 const maxWindow = 128 << 20

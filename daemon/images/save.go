@@ -243,7 +243,7 @@ func (a *archiveWriter) layer(ctx context.Context, chain, diffID digest.Digest, 
 	defer file.Close()
 	digester := digest.SHA256.Digester()
 	source := io.TeeReader(contextReader{ctx, stream}, digester.Hash())
-	buf := make([]byte, readAhead)
+	buf := make([]byte, copySize)
 	size, err := copyFile(file, source, buf)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("spool layer %s: %w", chain, err)

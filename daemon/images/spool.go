@@ -54,7 +54,7 @@ func spool(ctx context.Context, r io.Reader, dir string) (_ *archive, err error)
 		}
 	}()
 	tr := tar.NewReader(plain)
-	buf := make([]byte, readAhead)
+	buf := make([]byte, copySize)
 	var end int64
 	for count := 0; ; count++ {
 		header, err := tr.Next()
