@@ -11,8 +11,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
+	apinetwork "github.com/moby/moby/api/types/network"
 	"github.com/opencontainers/go-digest"
 
 	apiimages "stated.dev/stated/api/router/images"
@@ -167,6 +169,22 @@ type networkBackend struct {
 	containers *containers.Service
 }
 
+func (b networkBackend) Connect(ctx context.Context, ref string, req apinetwork.ConnectRequest) error {
+	nw, err := containerNetworks{b.Controller}.Network(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return b.containers.Connect(ctx, nw, containers.ConnectRequest{Container: req.Container, Endpoint: req.EndpointConfig})
+}
+
+func (b networkBackend) Disconnect(ctx context.Context, ref string, req apinetwork.DisconnectRequest) error {
+	nw, err := containerNetworks{b.Controller}.Network(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return b.containers.Disconnect(ctx, nw, req.Container, containers.Force(req.Force))
+}
+
 // eventSource shows the event bus to the API.
 type eventSource struct{ bus *events.Bus }
 
@@ -267,7 +285,7 @@ func (d *Daemon) systemOptions() system.Options {
 	return system.Options{
 		ID: d.engineID, Version: d.cfg.Version, Root: d.cfg.Root, Debug: d.cfg.Debug, Experimental: d.cfg.Experimental,
 		LiveRestore: d.cfg.liveRestore(), NoNewPrivileges: d.cfg.NoNewPrivileges, PrivateCgroupns: d.host.CgroupVersion() == "2",
-		Labels: d.cfg.Labels, LogDriver: d.cfg.LogDriver, LogDrivers: []string{logs.JSONFile, logs.Local, logs.None},
+		Labels: d.cfg.Labels, LogDriver: d.cfg.LogDriver, LogDrivers: []string{logs.JSONFile, logs.Local}, OpenAddresses: d.openAddresses(),
 		CgroupDriver: d.cgroupDriver(), SeccompProfile: cmp.Or(d.cfg.SeccompProfile, ocispec.SeccompBuiltin), InitPath: d.cfg.InitPath,
 		Runtimes: map[string]system.Runtime{"runc": {Path: d.cfg.RuncPath}, "io.containerd.runc.v2": {Path: d.cfg.RuncPath}}, DefaultRuntime: "runc",
 		RegistryMirrors: d.cfg.RegistryMirrors, InsecureRegistries: d.cfg.Insecure,
@@ -333,4 +351,15 @@ func (zoneWriter) RemoveZone(path string) error {
 		return err
 	}
 	return nil
+}
+
+// openAddresses are the TCP addresses that are served without verified clients.
+func (d *Daemon) openAddresses() []string {
+	var list []string
+	for _, h := range d.cfg.Hosts {
+		if strings.HasPrefix(h, "tcp://") && !d.cfg.TLSVerify {
+			list = append(list, h)
+		}
+	}
+	return list
 }

@@ -24,6 +24,7 @@ import (
 
 	apicontainers "stated.dev/stated/api/router/containers"
 	apiimages "stated.dev/stated/api/router/images"
+	apinetworks "stated.dev/stated/api/router/networks"
 	apisystem "stated.dev/stated/api/router/system"
 	"stated.dev/stated/api/router/unbuilt"
 	apivolumes "stated.dev/stated/api/router/volumes"
@@ -113,29 +114,28 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	defer d.removePidfile()
 
 	serveCtx, stopServing := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer stopServing(nil)
 	var serving sync.WaitGroup
 	for _, l := range listeners {
 		serving.Go(func() {
 			if err := d.server.Serve(serveCtx, l); err != nil {
-				stopServing(fmt.Errorf("serve %s: %w", l.Addr(), err))
+				stopServing(err)
 			}
 		})
 	}
-	defer serving.Wait()
+	// In this order at the end: no more requests, then no more subsystems.
 	defer func() {
+		_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
 		grace, cancel := context.WithTimeout(context.Background(), stopGrace)
 		defer cancel()
 		err = errors.Join(err, d.server.Shutdown(grace))
+		stopServing(nil)
+		serving.Wait()
+		err = errors.Join(err, d.stack.Close())
 	}()
 
 	if err := d.stack.Open(ctx); err != nil {
 		return err
 	}
-	defer func() {
-		_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
-		err = errors.Join(err, d.stack.Close())
-	}()
 	d.log.Info("ready", "version", d.cfg.Version, "hosts", d.cfg.Hosts, "root", d.cfg.Root)
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyReady+"\nSTATUS=ready")
 	stopWatchdog := d.feedWatchdog()
@@ -426,6 +426,7 @@ func (d *Daemon) serve(context.Context) (io.Closer, error) {
 	d.server.Handle(apicontainers.Routes(d.containers))
 	d.server.Handle(apiimages.Routes(d.images))
 	d.server.Handle(apivolumes.Routes(volumes.API{Store: d.volumes}))
+	d.server.Handle(apinetworks.Routes(networkBackend{d.networks, d.containers}))
 	d.server.Handle(apisystem.Routes(d.system))
 	d.server.Handle(unbuilt.Routes())
 	return nil, nil
