@@ -110,7 +110,7 @@ func (s *Service) killRun(ctx context.Context, c *Container, r *run) error {
 	if err == nil {
 		err = fmt.Errorf("its process is still there %s after SIGKILL", killGrace)
 	}
-	return fmt.Errorf("cannot kill container %s: %w", c.id, err)
+	return err
 }
 
 // waitFor reports whether ch was closed within d; d of zero waits until ctx ends.
@@ -162,7 +162,7 @@ func (s *Service) Kill(ctx context.Context, ref, text string) error {
 		if s.stopRestarting(ctx, c) {
 			return nil
 		}
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot kill container: %s: container %s is not running", ref, c.id))
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.id))
 	}
 	rec := c.record.Load()
 	if rec.State.Paused && sig != unix.SIGKILL {
@@ -176,10 +176,7 @@ func (s *Service) Kill(ctx context.Context, ref, text string) error {
 	if sig == unix.SIGKILL {
 		return s.killRun(ctx, c, r)
 	}
-	if err := s.signal(ctx, c, r, sig); err != nil {
-		return fmt.Errorf("cannot kill container %s: %w", ref, err)
-	}
-	return nil
+	return s.signal(ctx, c, r, sig)
 }
 
 // Restart stops the container when it runs, and starts it.
