@@ -101,6 +101,7 @@ type Controller struct {
 	drivers map[string]driver.Driver
 	pools   *ipam.Allocator
 	store   *datastore.Store
+	table   *nft.Table // closed by the bridge driver
 
 	mu        sync.Mutex // guards all below
 	networks  map[string]*network
@@ -182,13 +183,14 @@ func Open(ctx context.Context, opts Options) (_ *Controller, err error) {
 		kv.Close()
 		return nil, err
 	}
-	br, err := bridge.Open(bridge.Options{Mark: opts.Table, Table: nft.New(opts.Table)})
+	table := nft.New(opts.Table)
+	br, err := bridge.Open(bridge.Options{Mark: opts.Table, Table: table})
 	if err != nil {
 		st.Close()
 		return nil, err
 	}
 	c := &Controller{
-		opts: opts, pools: pools, store: st,
+		opts: opts, pools: pools, store: st, table: table,
 		drivers:  map[string]driver.Driver{},
 		networks: map[string]*network{}, sandboxes: map[string]*box{}, taken: map[string]bool{},
 	}
@@ -297,4 +299,21 @@ func (c *Controller) netnsPath(sandboxID string) string {
 // hostNetnsPath is where the host's own namespace is bound.
 func (c *Controller) hostNetnsPath() string {
 	return filepath.Join(c.opts.ExecRoot, "netns", "default")
+}
+
+// Destroy removes the packet rules, for a host that the daemon is leaving for good. Bridges and namespaces go with
+// their networks and containers; with any of them left it refuses.
+func (c *Controller) Destroy(ctx context.Context) error {
+	c.mu.Lock()
+	used := ""
+	for _, n := range c.networks {
+		if len(n.endpoints)+n.joining > 0 {
+			used = n.name()
+		}
+	}
+	c.mu.Unlock()
+	if used != "" {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("network %s has active endpoints", used))
+	}
+	return c.table.Destroy(ctx)
 }
