@@ -29,6 +29,7 @@ type Writer struct {
 	f       *os.File // nil for the driver none, and when closed
 	closed  bool
 	buf     []byte    // encoded records that are not in the file yet
+	flushAt int       // length of buf at which a write that failed is tried again
 	size    int64     // of the file, with what is in buf
 	last    time.Time // of the newest record
 	retryAt int64     // size at which a rotation that failed is tried again
@@ -108,7 +109,7 @@ func (w *Writer) Write(stream string, t time.Time, line []byte) error {
 	if w.f == nil {
 		return nil
 	}
-	if len(w.buf) >= flushSize {
+	if len(w.buf) >= max(flushSize, w.flushAt) {
 		if err := w.flushLocked(); err != nil && len(w.buf) >= maxPending {
 			return fmt.Errorf("write log: record dropped: %w", err)
 		}
@@ -143,14 +144,18 @@ func (w *Writer) flushLocked() error {
 		return nil
 	}
 	n, err := w.f.Write(w.buf)
+	w.flushAt = 0
 	if n == len(w.buf) {
 		if w.buf = w.buf[:0]; cap(w.buf) > keepBuffer {
 			w.buf = nil
 		}
 		return nil
 	}
-	// The rest follows next time, exactly where this stopped.
-	w.buf = w.buf[:copy(w.buf, w.buf[n:])]
+	// The rest follows next time, exactly where this stopped, and not with every record.
+	if n > 0 {
+		w.buf = w.buf[:copy(w.buf, w.buf[n:])]
+	}
+	w.flushAt = min(len(w.buf)+flushSize, maxPending)
 	return fmt.Errorf("write log: %w", err)
 }
 
