@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"stated.dev/stated/daemon/shim"
 	"stated.dev/stated/daemon/shim/pid1"
@@ -28,10 +29,14 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "stated-shim is started by stated, not by hand")
 		return 2
 	}
+	if strings.HasPrefix(args[0], "-") && args[0] != "--version" {
+		shim.ServeContainerd(parts()) // it reads the flags itself
+		return 0
+	}
 	switch args[0] {
 	case "serve":
 		return shim.Serve(version, parts())
-	case "-v", "--version", "version":
+	case "--version", "version":
 		fmt.Println("stated-shim", version)
 		return 0
 	}

@@ -92,7 +92,7 @@ func (a *attachServer) handle(conn net.Conn) {
 	}
 	_ = conn.SetReadDeadline(time.Time{}) // likewise
 	p := a.shim.process(hello.Exec)
-	if p == nil || p.stdio == nil {
+	if p == nil {
 		_ = shimapi.WriteLine(conn, shimapi.Answer{Error: "no such process: " + hello.Exec, NotFound: true}) // it may be gone
 		return
 	}

@@ -14,7 +14,7 @@ import (
 type publisher struct{ s *Shim }
 
 // Publish never waits for an exit to be recorded, so that one process's leftover output delays nobody else.
-func (p publisher) Publish(ctx context.Context, topic string, event events.Event) error {
+func (p publisher) Publish(_ context.Context, _ string, event events.Event) error {
 	switch e := event.(type) {
 	case *eventsapi.TaskOOM:
 		p.s.oomSeen.Store(true)
@@ -27,32 +27,20 @@ func (p publisher) Publish(ctx context.Context, topic string, event events.Event
 			p.s.ends.Go(func() { p.s.finish(proc, int(e.ExitStatus), e.ExitedAt.AsTime(), int(e.Pid)) })
 		}
 	}
-	if p.s.forward != nil {
-		return p.s.forward.Publish(ctx, topic, event)
-	}
 	return nil
 }
 
 // Close is called when the task service shuts down.
-func (p publisher) Close() error {
-	if p.s.forward != nil {
-		return p.s.forward.Close()
-	}
-	return nil
-}
+func (p publisher) Close() error { return nil }
 
 // finish records the end of a process: first its last output, then the exit, then who waits is woken.
 func (s *Shim) finish(p *process, code int, at time.Time, pid int) {
-	if p.stdio != nil {
-		p.stdio.drain(drainLimit)
-	}
+	p.stdio.drain(drainLimit)
 	exit := shimapi.Exit{Code: code, Time: at, Pid: pid, StartedAt: p.snapshot().StartedAt}
 	if p == s.init {
 		s.sink.close()
 		exit.OOMKilled = s.oom.killed() || s.oomSeen.Load()
-		if s.ownStreams() {
-			s.recordExit(exit)
-		}
+		s.recordExit(exit)
 	}
 	p.end(exit)
 	s.settleSoon()

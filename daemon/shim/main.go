@@ -64,7 +64,7 @@ func serve(version string, parts Parts) error {
 		Version:    version,
 		Tasks:      tasks,
 		Attach:     attach,
-		Config:     &cfg,
+		Config:     cfg,
 		Parts:      parts,
 		Terminated: handleSignals(),
 	})

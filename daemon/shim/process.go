@@ -11,7 +11,7 @@ import (
 type process struct {
 	id    string // empty for init
 	tty   bool
-	stdio *stdio // nil when the streams are somebody else's
+	stdio *stdio
 
 	mu        sync.Mutex // guards what is below
 	state     string

@@ -15,28 +15,23 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"stated.dev/stated/daemon/runtime/shimapi"
-	"stated.dev/stated/network/sandbox"
 )
 
-// register adds the shim's own service to a server.
-func (s *Shim) register(server *ttrpc.Server) {
-	server.RegisterService(shimapi.Service, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+// methods are those of the shim's own service that concern its processes.
+func (s *Shim) methods() map[string]ttrpc.Method {
+	return map[string]ttrpc.Method{
 		shimapi.MethodInfo: method(func(context.Context, shimapi.Empty) (shimapi.Snapshot, error) {
 			return s.snapshot(), nil
 		}),
 		shimapi.MethodWait: method(func(ctx context.Context, r shimapi.ProcessRequest) (shimapi.Exit, error) {
 			return s.wait(ctx, r.ID)
 		}),
-		shimapi.MethodHoldPorts:    kept(s, s.holdPorts),
-		shimapi.MethodReleasePorts: kept(s, s.releasePorts),
-		shimapi.MethodPorts:        method(s.listPorts),
-		shimapi.MethodServeDNS:     kept(s, s.serveDNS),
-		shimapi.MethodForget:       kept(s, s.forget),
-		shimapi.MethodDelete:       kept(s, s.delete),
-		shimapi.MethodAck: kept(s, func(context.Context, shimapi.Empty) (shimapi.Empty, error) {
+		shimapi.MethodForget: kept(&s.calls, s.forget),
+		shimapi.MethodDelete: kept(&s.calls, s.delete),
+		shimapi.MethodAck: kept(&s.calls, func(context.Context, shimapi.Empty) (shimapi.Empty, error) {
 			return shimapi.Empty{}, nil
 		}),
-	}})
+	}
 }
 
 // method wraps fn's JSON in ttrpc's messages.
@@ -63,56 +58,10 @@ func method[Req, Resp any](fn func(context.Context, Req) (Resp, error)) ttrpc.Me
 }
 
 // kept is method for a request that is carried out apart from its caller.
-func kept[Req, Resp any](s *Shim, fn func(context.Context, Req) (Resp, error)) ttrpc.Method {
+func kept[Req, Resp any](c *calls, fn func(context.Context, Req) (Resp, error)) ttrpc.Method {
 	return method(func(ctx context.Context, req Req) (Resp, error) {
-		return carry(s, ctx, shortLimit, func(ctx context.Context) (Resp, error) { return fn(ctx, req) })
+		return carry(ctx, c, shortLimit, func(ctx context.Context) (Resp, error) { return fn(ctx, req) })
 	})
-}
-
-func (s *Shim) holdPorts(ctx context.Context, r shimapi.HoldRequest) (shimapi.HoldResponse, error) {
-	s.portsMu.Lock()
-	defer s.portsMu.Unlock()
-	if s.ports == nil {
-		holder, err := s.parts.OpenPorts()
-		if err != nil {
-			return shimapi.HoldResponse{}, err
-		}
-		s.ports = holder
-	}
-	bound, err := s.ports.Hold(ctx, r.EndpointID, r.Ports)
-	if errdefs.IsConflict(err) {
-		return shimapi.HoldResponse{Conflict: err.Error()}, nil
-	}
-	return shimapi.HoldResponse{Ports: bound}, err
-}
-
-func (s *Shim) releasePorts(_ context.Context, r shimapi.HoldRequest) (shimapi.Empty, error) {
-	s.portsMu.Lock()
-	defer s.portsMu.Unlock()
-	if s.ports == nil {
-		return shimapi.Empty{}, nil
-	}
-	return shimapi.Empty{}, s.ports.Release(r.EndpointID)
-}
-
-func (s *Shim) listPorts(context.Context, shimapi.Empty) (map[string][]sandbox.Port, error) {
-	s.portsMu.Lock()
-	defer s.portsMu.Unlock()
-	if s.ports == nil {
-		return map[string][]sandbox.Port{}, nil
-	}
-	return s.ports.List(), nil
-}
-
-func (s *Shim) serveDNS(ctx context.Context, cfg sandbox.DNSConfig) (_ shimapi.Empty, err error) {
-	s.portsMu.Lock()
-	defer s.portsMu.Unlock()
-	if s.dns != nil {
-		return shimapi.Empty{}, s.dns.Reconfigure(cfg)
-	}
-	// The resolver outlives the call.
-	s.dns, err = s.parts.OpenDNS(context.WithoutCancel(ctx), cfg)
-	return shimapi.Empty{}, err
 }
 
 // forget deletes an ended further process. A child that holds its output open would make the task service wait, so

@@ -19,7 +19,6 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	containerdshim "github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/ttrpc"
 
@@ -41,13 +40,10 @@ type Options struct {
 	// Dir is the container's runtime directory and bundle.
 	Dir     string
 	Version string
-	// Tasks and Attach are the listening sockets. Attach is nil for a shim of an external containerd.
+	// Tasks and Attach are the listening sockets.
 	Tasks, Attach net.Listener
-	// Config is nil for a shim of an external containerd, which then owns the streams.
-	Config *shimapi.Config
-	Parts  Parts
-	// Forward gets the task service's events besides the shim itself; nil for none.
-	Forward containerdshim.Publisher
+	Config        shimapi.Config
+	Parts         Parts
 	// Terminated is closed when the host asks the shim to go. It goes once the container has ended.
 	Terminated <-chan struct{}
 }
@@ -55,9 +51,7 @@ type Options struct {
 // Shim stands beside one container.
 type Shim struct {
 	dir     string
-	cfg     *shimapi.Config
-	parts   Parts
-	forward containerdshim.Publisher
+	cfg     shimapi.Config
 	inner   taskapi.TTRPCTaskService
 	server  *ttrpc.Server
 	calls   calls
@@ -69,12 +63,10 @@ type Shim struct {
 	deleted chan struct{}
 	trim    *time.Timer
 
-	life    sync.Mutex // held over creating, starting and deleting init
-	isGone  bool       // the task was deleted; guarded by life
-	pidfd   int        // of init, or -1; guarded by life
-	portsMu sync.Mutex // guards ports and dns; held over their calls
-	ports   PortHolder
-	dns     Resolver
+	life   sync.Mutex // held over creating, starting and deleting init
+	isGone bool       // the task was deleted; guarded by life
+	pidfd  int        // of init, or -1; guarded by life
+	net    netParts
 
 	mu    sync.Mutex // guards what is below
 	execs map[string]*process
@@ -87,16 +79,15 @@ func Run(ctx context.Context, opts Options) error {
 	s := &Shim{
 		dir:     opts.Dir,
 		cfg:     opts.Config,
-		parts:   opts.Parts,
-		forward: opts.Forward,
 		sink:    &sink{},
 		execs:   map[string]*process{},
 		deleted: make(chan struct{}),
 		pidfd:   -1,
 	}
+	s.net = netParts{parts: opts.Parts, calls: &s.calls}
 	s.trim = time.AfterFunc(settle, giveBack)
 	defer s.trim.Stop()
-	if err := s.open(opts.Version); err != nil {
+	if err := s.open(opts.Version, opts.Parts); err != nil {
 		return err
 	}
 	ctx, sd := shutdown.WithShutdown(namespaces.WithNamespace(ctx, shimapi.Namespace))
@@ -111,7 +102,7 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 	taskapi.RegisterTTRPCTaskService(s.server, &taskService{s})
-	s.register(s.server)
+	s.net.register(s.server, s.methods())
 
 	conns := &countingListener{Listener: opts.Tasks}
 	var serving sync.WaitGroup
@@ -120,18 +111,13 @@ func Run(ctx context.Context, opts Options) error {
 			slog.Error("serve tasks", "error", err)
 		}
 	})
-	var attaches *attachServer
-	if opts.Attach != nil {
-		attaches = &attachServer{shim: s, listener: opts.Attach}
-		serving.Go(attaches.serve)
-	}
+	attaches := &attachServer{shim: s, listener: opts.Attach}
+	serving.Go(attaches.serve)
 
 	s.untilDone(opts.Terminated, sd.Done())
 	conns.waitIdle(farewell)
 	_ = s.server.Close() // the process ends here
-	if attaches != nil {
-		attaches.close()
-	}
+	attaches.close()
 	serving.Wait()
 	s.ends.Wait()
 	s.closeParts()
@@ -139,11 +125,7 @@ func Run(ctx context.Context, opts Options) error {
 }
 
 // open prepares the streams of init and tells who we are.
-func (s *Shim) open(version string) error {
-	if s.cfg == nil {
-		s.init = newProcess("", false, nil, shimapi.StateSpawned)
-		return nil
-	}
+func (s *Shim) open(version string, parts Parts) error {
 	info, err := shimapi.Self(version)
 	if err != nil {
 		return fmt.Errorf("describe the shim: %w", err)
@@ -156,7 +138,7 @@ func (s *Shim) open(version string) error {
 		return err
 	}
 	if s.cfg.Log.Driver != "" && s.cfg.Log.Driver != "none" {
-		if s.sink.w, err = s.parts.OpenLog(s.cfg.Log); err != nil {
+		if s.sink.w, err = parts.OpenLog(s.cfg.Log); err != nil {
 			return fmt.Errorf("open the container's log: %w", err)
 		}
 	}
@@ -249,21 +231,9 @@ func giveBack() {
 func (s *Shim) settleSoon() { s.trim.Reset(settle) }
 
 func (s *Shim) closeParts() {
-	s.portsMu.Lock()
-	defer s.portsMu.Unlock()
-	if s.ports != nil {
-		_ = s.ports.Close() // the sockets end with the process
-		s.ports = nil
-	}
-	if s.dns != nil {
-		_ = s.dns.Close() // likewise
-		s.dns = nil
-	}
+	s.net.close()
 	s.sink.close()
 }
-
-// ownStreams reports whether the container's streams are ours rather than an external containerd's.
-func (s *Shim) ownStreams() bool { return s.cfg != nil }
 
 // recordExit makes the end of init durable.
 func (s *Shim) recordExit(exit shimapi.Exit) {

@@ -32,22 +32,19 @@ const (
 type taskService struct{ s *Shim }
 
 // carry runs a request apart from its caller.
-func carry[T any](s *Shim, ctx context.Context, limit time.Duration, fn func(context.Context) (T, error)) (T, error) {
-	resp, err := s.calls.do(ctx, limit, func(ctx context.Context) (any, error) {
-		if s.ownStreams() {
-			ctx = namespaces.WithNamespace(ctx, shimapi.Namespace)
-		}
-		r, err := fn(ctx)
+func carry[T any](ctx context.Context, c *calls, limit time.Duration, fn func(context.Context) (T, error)) (T, error) {
+	resp, err := c.do(ctx, limit, func(ctx context.Context) (any, error) {
+		r, err := fn(namespaces.WithNamespace(ctx, shimapi.Namespace))
 		return r, errgrpc.ToGRPC(err)
 	})
 	out, _ := resp.(T) // nil with an error
 	return out, err
 }
 
-// Create prepares init. With streams of our own, those and runc's options come from the shim's configuration.
+// Create prepares init. Its streams and runc's options come from the shim's configuration.
 func (t *taskService) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	s := t.s
-	return carry(s, ctx, startLimit, func(ctx context.Context) (*taskapi.CreateTaskResponse, error) {
+	return carry(ctx, &s.calls, startLimit, func(ctx context.Context) (*taskapi.CreateTaskResponse, error) {
 		s.life.Lock()
 		defer s.life.Unlock()
 		if s.isGone {
@@ -56,10 +53,8 @@ func (t *taskService) Create(ctx context.Context, r *taskapi.CreateTaskRequest) 
 		if state := s.init.snapshot().State; state != shimapi.StateSpawned {
 			return nil, fmt.Errorf("task is %s already: %w", state, errdefs.ErrAlreadyExists)
 		}
-		if s.ownStreams() {
-			if err := s.fillCreate(r); err != nil {
-				return nil, err
-			}
+		if err := s.fillCreate(r); err != nil {
+			return nil, err
 		}
 		if err := fault.Point("shim.create.begun"); err != nil {
 			return nil, err
@@ -74,9 +69,6 @@ func (t *taskService) Create(ctx context.Context, r *taskapi.CreateTaskRequest) 
 			s.openPidfd(pid)
 		}
 		s.init.created(pid)
-		if !s.ownStreams() {
-			s.init.tty = r.Terminal
-		}
 		if err := fault.Point("shim.create.done"); err != nil {
 			return nil, err
 		}
@@ -84,7 +76,7 @@ func (t *taskService) Create(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	})
 }
 
-// fillCreate completes a create request of our own daemon.
+// fillCreate completes a create request.
 func (s *Shim) fillCreate(r *taskapi.CreateTaskRequest) error {
 	opts, err := typeurl.MarshalAnyToProto(&options.Options{
 		BinaryName:    s.cfg.RuncPath,
@@ -115,7 +107,7 @@ func (s *Shim) openPidfd(pid int) {
 // Start starts init or a further process.
 func (t *taskService) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	s := t.s
-	return carry(s, ctx, startLimit, func(ctx context.Context) (*taskapi.StartResponse, error) {
+	return carry(ctx, &s.calls, startLimit, func(ctx context.Context) (*taskapi.StartResponse, error) {
 		p := s.process(r.ExecID)
 		if p == nil {
 			return nil, fmt.Errorf("process %s: %w", r.ExecID, errdefs.ErrNotFound)
@@ -138,11 +130,9 @@ func (t *taskService) Start(ctx context.Context, r *taskapi.StartRequest) (*task
 			s.openPidfd(int(resp.Pid))
 		}
 		p.started(int(resp.Pid), before)
-		if p.stdio != nil {
-			p.stdio.release()
-			if p.stdio.stdinEnded() {
-				s.closeInnerStdin(ctx, p)
-			}
+		p.stdio.release()
+		if p.stdio.stdinEnded() {
+			s.closeInnerStdin(ctx, p)
 		}
 		return resp, nil
 	})
@@ -153,41 +143,34 @@ func (s *Shim) failExec(p *process) {
 	if !p.beginEnd() {
 		return
 	}
-	if p.stdio != nil {
-		p.stdio.release()
-		p.stdio.closeStdin()
-	}
+	p.stdio.release()
+	p.stdio.closeStdin()
 	const cannotInvoke = 126 // what a shell says
 	p.end(shimapi.Exit{Code: cannotInvoke, Time: time.Now()})
 }
 
-// Exec adds a further process. With streams of our own, a stdin that is not empty says that one is wanted.
+// Exec adds a further process. A stdin that is not empty says that one is wanted; its path is ours.
 func (t *taskService) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
 	s := t.s
-	return carry(s, ctx, shortLimit, func(ctx context.Context) (_ *emptypb.Empty, err error) {
+	return carry(ctx, &s.calls, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
 		if s.process(r.ExecID) != nil {
 			return nil, fmt.Errorf("process %s: %w", r.ExecID, errdefs.ErrAlreadyExists)
 		}
-		if state := s.init.snapshot().State; state != shimapi.StateRunning && s.ownStreams() {
+		if state := s.init.snapshot().State; state != shimapi.StateRunning {
 			return nil, fmt.Errorf("container is %s, not running: %w", state, errdefs.ErrFailedPrecondition)
 		}
-		var io *stdio
-		if s.ownStreams() {
-			io, err = openStdio(s.dir, s.nextIO(), r.Terminal, r.Stdin != "", nil)
-			if err != nil {
-				return nil, err
-			}
-			r.Stdin, r.Stdout, r.Stderr = io.in, io.out, io.err
+		io, err := openStdio(s.dir, s.nextIO(), r.Terminal, r.Stdin != "", nil)
+		if err != nil {
+			return nil, err
 		}
+		r.Stdin, r.Stdout, r.Stderr = io.in, io.out, io.err
 		p := newProcess(r.ExecID, r.Terminal, io, shimapi.StateCreated)
 		s.addExec(p)
 		resp, err := s.inner.Exec(ctx, r)
 		if err != nil {
 			s.forgetExec(r.ExecID)
-			if io != nil {
-				io.release()
-				io.closeStdin()
-			}
+			io.release()
+			io.closeStdin()
 			return nil, err
 		}
 		return resp, nil
@@ -196,7 +179,7 @@ func (t *taskService) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (
 
 // Delete removes an ended task or process. The shim goes on; MethodDelete ends it.
 func (t *taskService) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
-	return carry(t.s, ctx, shortLimit, func(ctx context.Context) (*taskapi.DeleteResponse, error) {
+	return carry(ctx, &t.s.calls, shortLimit, func(ctx context.Context) (*taskapi.DeleteResponse, error) {
 		resp, err := t.s.inner.Delete(ctx, r)
 		if err == nil && r.ExecID != "" {
 			t.s.forgetExec(r.ExecID)
@@ -208,7 +191,7 @@ func (t *taskService) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*ta
 // Kill sends a signal. Init of a container that is not paused is signalled without runc.
 func (t *taskService) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
 	s := t.s
-	return carry(s, ctx, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
+	return carry(ctx, &s.calls, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
 		if p := s.process(r.ExecID); p != nil && p.snapshot().State == shimapi.StateStopped {
 			return nil, fmt.Errorf("process has ended: %w", errdefs.ErrNotFound)
 		}
@@ -239,7 +222,7 @@ func (s *Shim) signalInit(sig unix.Signal) (done bool, err error) {
 }
 
 func (t *taskService) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
-	return carry(t.s, ctx, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
+	return carry(ctx, &t.s.calls, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
 		resp, err := t.s.inner.Pause(ctx, r)
 		if err == nil {
 			t.s.init.setPaused(true)
@@ -249,7 +232,7 @@ func (t *taskService) Pause(ctx context.Context, r *taskapi.PauseRequest) (*empt
 }
 
 func (t *taskService) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
-	return carry(t.s, ctx, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
+	return carry(ctx, &t.s.calls, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
 		resp, err := t.s.inner.Resume(ctx, r)
 		if err == nil {
 			t.s.init.setPaused(false)
@@ -259,26 +242,26 @@ func (t *taskService) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*em
 }
 
 func (t *taskService) Checkpoint(ctx context.Context, r *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return carry(t.s, ctx, checkpointLimit, func(ctx context.Context) (*emptypb.Empty, error) {
+	return carry(ctx, &t.s.calls, checkpointLimit, func(ctx context.Context) (*emptypb.Empty, error) {
 		return t.s.inner.Checkpoint(ctx, r)
 	})
 }
 
 func (t *taskService) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
-	return carry(t.s, ctx, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
+	return carry(ctx, &t.s.calls, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
 		return t.s.inner.Update(ctx, r)
 	})
 }
 
 func (t *taskService) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
-	return carry(t.s, ctx, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
+	return carry(ctx, &t.s.calls, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
 		return t.s.inner.ResizePty(ctx, r)
 	})
 }
 
 func (t *taskService) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*emptypb.Empty, error) {
-	return carry(t.s, ctx, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
-		if p := t.s.process(r.ExecID); p != nil && p.stdio != nil && r.Stdin {
+	return carry(ctx, &t.s.calls, shortLimit, func(ctx context.Context) (*emptypb.Empty, error) {
+		if p := t.s.process(r.ExecID); p != nil && r.Stdin {
 			p.stdio.closeStdin()
 		}
 		return t.s.inner.CloseIO(ctx, r)
@@ -286,7 +269,7 @@ func (t *taskService) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*
 }
 
 func (t *taskService) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
-	return carry(t.s, ctx, shortLimit, func(ctx context.Context) (*taskapi.PidsResponse, error) {
+	return carry(ctx, &t.s.calls, shortLimit, func(ctx context.Context) (*taskapi.PidsResponse, error) {
 		return t.s.inner.Pids(ctx, r)
 	})
 }
@@ -329,7 +312,7 @@ func (t *taskService) Connect(ctx context.Context, r *taskapi.ConnectRequest) (*
 	return t.s.inner.Connect(ctx, r)
 }
 
-// Shutdown ends the shim of an external containerd when it has no task left.
+// Shutdown ends a shim that has no task left.
 func (t *taskService) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	return t.s.inner.Shutdown(ctx, r)
 }
