@@ -157,8 +157,14 @@ func mkdir(path string, mode uint32, uid, gid int) error {
 	if err := unix.Mkdir(path, mode); err != nil {
 		return &os.PathError{Op: "mkdir", Path: path, Err: err}
 	}
-	if err := unix.Chmod(path, mode); err != nil {
-		return &os.PathError{Op: "chmod", Path: path, Err: err}
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	if st.Mode&0o7777 != mode {
+		if err := unix.Chmod(path, mode); err != nil {
+			return &os.PathError{Op: "chmod", Path: path, Err: err}
+		}
 	}
 	if uid != os.Getuid() || gid != os.Getgid() {
 		return os.Lchown(path, uid, gid)
