@@ -18,7 +18,7 @@ import (
 	"stated.dev/stated/internal/ids"
 )
 
-// rwIntent begins the name of a file in tmp that is there while a writable layer is made; the rest is its mount id.
+// rwIntent begins the name of a file in tmp that is there while a writable layer is made or removed; the rest is its mount id.
 const rwIntent = "rw-"
 
 // Problem is one layer that is set aside because something of it is missing or damaged. Layer or RW is set.
@@ -88,14 +88,8 @@ func (s *Store) Repair(ctx context.Context) ([]string, error) {
 		}
 	}
 	s.mu.Unlock()
-	for _, rw := range s.allRWs() {
-		note, err := s.remake(ctx, rw)
-		if err != nil {
-			return notes, err
-		}
-		if note != "" {
-			notes = append(notes, note)
-		}
+	all := s.allRWs()
+	for _, rw := range all {
 		rw.mu.Lock()
 		if rw.err == nil {
 			parents[rw.info.MountID] = rw.info.below(rw.cache)
@@ -106,8 +100,19 @@ func (s *Store) Repair(ctx context.Context) ([]string, error) {
 		rw.mu.Unlock()
 	}
 	if d, ok := s.driver.(graphdriver.Repairer); ok {
-		more, err := d.Repair(ctx, parents)
-		return append(notes, more...), err
+		var err error
+		if notes, err = d.Repair(ctx, parents); err != nil {
+			return notes, err
+		}
+	}
+	for _, rw := range all {
+		note, err := s.remake(ctx, rw)
+		if err != nil {
+			return notes, err
+		}
+		if note != "" {
+			notes = append(notes, note)
+		}
 	}
 	return notes, nil
 }

@@ -33,14 +33,13 @@ func (st *Staged) DiffID() digest.Digest { return st.info.DiffID }
 // Register unpacks an uncompressed tar as a layer on top of parent, which is "" for a base layer, and takes one
 // reference to it. A chain that is there already is kept, and the new copy dropped. What the tar says is not
 // verified but for being a tar; the caller compares the DiffID. Nothing is left when it fails.
-func (s *Store) Register(ctx context.Context, tar io.Reader, parent digest.Digest) (Info, error) {
+func (s *Store) Register(ctx context.Context, tar io.Reader, parent digest.Digest) (_ Info, err error) {
 	var on Info
 	if parent != "" {
-		var err error
-		if on, err = s.Acquire(parent); err != nil {
+		if on, err = s.hold(parent); err != nil {
 			return Info{}, fmt.Errorf("register a layer: %w", err)
 		}
-		defer s.Release(context.WithoutCancel(ctx), parent) // the new layer has a reference of its own
+		defer func() { err = errors.Join(err, s.unhold(ctx, parent)) }()
 		if err := s.checkDepth(parent, 1); err != nil {
 			return Info{}, err
 		}
@@ -154,7 +153,10 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, staged ...*Sta
 			return nil, err
 		}
 	}
-	return c.infos, c.hold(at)
+	if _, err := s.Acquire(at); err != nil {
+		return nil, err
+	}
+	return c.infos, nil
 }
 
 // commit is one call of Commit.
@@ -163,7 +165,7 @@ type commit struct {
 	infos []Info
 	fresh []*Staged       // layers that are new, the lowest first
 	moved []*Staged       // those of them whose records are in place
-	kept  []digest.Digest // references that the commit holds while it runs
+	kept  []digest.Digest // layers that the commit holds while it runs
 	mine  []digest.Digest // chains that it has in Store.busy
 }
 
@@ -206,7 +208,7 @@ func (c *commit) cacheID(chain digest.Digest) (string, error) {
 			return info.CacheID, nil
 		}
 	}
-	info, err := c.s.Acquire(chain)
+	info, err := c.s.hold(chain)
 	if err != nil {
 		return "", err
 	}
@@ -214,14 +216,15 @@ func (c *commit) cacheID(chain digest.Digest) (string, error) {
 	return info.CacheID, nil
 }
 
-// claim takes a reference to a chain that exists, or reserves one that does not.
+// claim holds a chain that exists, or reserves one that does not.
 func (s *Store) claim(ctx context.Context, chain digest.Digest) (Info, bool, error) {
 	for {
 		s.mu.Lock()
 		if l := s.layers[chain]; l != nil {
-			l.refs++
+			l.holds++
+			info := l.Info
 			s.mu.Unlock()
-			return l.Info, true, nil
+			return info, true, nil
 		}
 		wait, busy := s.busy[chain]
 		if !busy {
@@ -296,12 +299,6 @@ func (s *Store) removingName(chain digest.Digest) string {
 	return s.chainDir(chain) + "-" + ids.Short(ids.New()) + removing
 }
 
-// hold takes the caller's reference.
-func (c *commit) hold(chain digest.Digest) error {
-	_, err := c.s.Acquire(chain)
-	return err
-}
-
 // end gives back what the commit held, and after a failure undoes it.
 func (c *commit) end(ctx context.Context, failed bool, staged []*Staged) error {
 	s := c.s
@@ -318,7 +315,7 @@ func (c *commit) end(ctx context.Context, failed bool, staged []*Staged) error {
 		errs = append(errs, st.Discard(ctx)) // those that were committed stay
 	}
 	for _, chain := range c.kept {
-		errs = append(errs, s.Release(ctx, chain))
+		errs = append(errs, s.unhold(ctx, chain))
 	}
 	return errors.Join(errs...)
 }

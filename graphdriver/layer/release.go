@@ -18,9 +18,63 @@ const removing = "-removing"
 // needs: their records before it returns, their files in the background.
 func (s *Store) Release(ctx context.Context, chain digest.Digest) error {
 	s.loadAll() // a writable layer that was not looked at yet may need it
-	doomed, err := s.unref(chain)
-	if err != nil || len(doomed) == 0 {
-		return err
+	s.mu.Lock()
+	l := s.layers[chain]
+	if l == nil || l.refs == 0 {
+		s.mu.Unlock()
+		if l == nil {
+			return fmt.Errorf("layer %s: %w", chain, ErrLayerNotFound)
+		}
+		return fmt.Errorf("layer %s: %w", chain, ErrNotRetained)
+	}
+	doomed := s.unref(l)
+	s.mu.Unlock()
+	return s.deleteClaimed(ctx, doomed)
+}
+
+// unhold ends a hold.
+func (s *Store) unhold(ctx context.Context, chain digest.Digest) error {
+	s.mu.Lock()
+	var doomed []Info
+	if l := s.layers[chain]; l != nil {
+		l.holds--
+		if l.holds == 0 && l.doomed {
+			doomed = s.doom(l)
+		}
+	}
+	s.mu.Unlock()
+	return s.deleteClaimed(ctx, doomed)
+}
+
+// unref takes away a reference and returns the layers that are to be deleted, as doom does. Store.mu is held.
+func (s *Store) unref(l *layer) []Info {
+	l.refs--
+	if l.refs > 0 {
+		return nil
+	}
+	l.doomed = true
+	if l.holds > 0 {
+		return nil
+	}
+	return s.doom(l)
+}
+
+// doom takes a layer out of the table, and those below it that nobody else needs. They are busy from then on.
+// Store.mu is held.
+func (s *Store) doom(l *layer) []Info {
+	delete(s.layers, l.ChainID)
+	s.busy[l.ChainID] = make(chan struct{})
+	doomed := []Info{l.Info}
+	if below := s.layers[l.Parent]; below != nil {
+		doomed = append(doomed, s.unref(below)...)
+	}
+	return doomed
+}
+
+// deleteClaimed deletes layers that are busy for it.
+func (s *Store) deleteClaimed(ctx context.Context, doomed []Info) error {
+	if len(doomed) == 0 {
+		return nil
 	}
 	claimed := make([]digest.Digest, len(doomed))
 	for i, info := range doomed {
@@ -28,31 +82,6 @@ func (s *Store) Release(ctx context.Context, chain digest.Digest) error {
 	}
 	defer s.unclaim(claimed)
 	return s.delete(context.WithoutCancel(ctx), doomed)
-}
-
-// unref takes away a reference and returns the layers that are to be deleted, which are out of the table and busy.
-func (s *Store) unref(chain digest.Digest) ([]Info, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.layers[chain]
-	if l == nil {
-		return nil, fmt.Errorf("layer %s: %w", chain, ErrLayerNotFound)
-	}
-	if l.refs == 0 {
-		return nil, fmt.Errorf("layer %s: %w", chain, ErrNotRetained)
-	}
-	var doomed []Info
-	for l != nil {
-		l.refs--
-		if l.refs > 0 {
-			break
-		}
-		delete(s.layers, l.ChainID)
-		s.busy[l.ChainID] = make(chan struct{})
-		doomed = append(doomed, l.Info)
-		l = s.layers[l.Parent]
-	}
-	return doomed, nil
 }
 
 // delete deletes layers, the uppermost first.

@@ -102,6 +102,9 @@ func (s *Store) CreateRW(ctx context.Context, name string, req RWRequest) error 
 	return nil
 }
 
+// intent is a file that is there while the driver's layers of a writable layer are made or removed.
+func (s *Store) intent(mountID string) string { return filepath.Join(s.tmp(), rwIntent+mountID) }
+
 // reserve enters a name into the table and returns its entry locked. A directory without a record does not count.
 func (s *Store) reserve(name string) (*rwLayer, error) {
 	rw := &rwLayer{name: name}
@@ -151,16 +154,16 @@ func (s *Store) create(ctx context.Context, rw *rwLayer, req RWRequest) (err err
 	info := RWInfo{Name: rw.name, MountID: ids.New(), Parent: req.Parent}
 	var cache string
 	if req.Parent != "" {
-		parent, err := s.Acquire(req.Parent)
+		parent, err := s.hold(req.Parent)
 		if err != nil {
 			return err
 		}
 		cache = parent.CacheID
-		undo = append(undo, func() error { return s.Release(undoing, req.Parent) })
+		defer func() { err = errors.Join(err, s.unhold(ctx, req.Parent)) }() // after the layer has got its reference
 	}
 
 	// The intent names the driver's layers to be, so that a crash from here on is found by Sweep.
-	intent := filepath.Join(s.tmp(), rwIntent+info.MountID)
+	intent := s.intent(info.MountID)
 	s.addPending(info.MountID)
 	defer s.dropPending(info.MountID)
 	if err := os.WriteFile(intent, nil, 0o600); err != nil {
@@ -199,6 +202,11 @@ func (s *Store) create(ctx context.Context, rw *rwLayer, req RWRequest) (err err
 	}
 	undo = nil // it exists now
 	s.set(rw, info, cache, nil)
+	if req.Parent != "" {
+		if _, err := s.Acquire(req.Parent); err != nil {
+			return err // cannot be: it is held
+		}
+	}
 	if err := fault.Point("layer.create.recorded"); err != nil {
 		return err
 	}
@@ -276,7 +284,7 @@ func (s *Store) load(rw *rwLayer) {
 			rw.err = missing("layer " + info.Parent.String() + " of its image")
 			return
 		}
-		parent.refs++
+		parent.ref()
 		rw.cache = parent.CacheID
 	})
 }
@@ -426,7 +434,12 @@ func (s *Store) RemoveRW(ctx context.Context, name string, commit func(dirs []st
 		commit = s.removeRecords
 	}
 	dir := s.rwDir(name)
+	intent := s.intent(rw.info.MountID)
+	if err := os.WriteFile(intent, nil, 0o600); err != nil {
+		return fmt.Errorf("remove writable layer of %s: %w", name, err)
+	}
 	if err := commit([]string{dir}); err != nil {
+		_ = os.Remove(intent) // Sweep passes over an intent whose layer is recorded
 		return fmt.Errorf("remove writable layer of %s: un-record: %w", name, err)
 	}
 	if err := fault.Point("layer.remove.unrecorded"); err != nil {
@@ -435,11 +448,11 @@ func (s *Store) RemoveRW(ctx context.Context, name string, commit func(dirs []st
 	info := rw.info
 	s.forget(rw)
 	s.set(rw, RWInfo{}, "", ErrRWNotFound) // for those who wait for the lock
-	return s.removeFiles(context.WithoutCancel(ctx), info, dir)
+	return s.removeFiles(context.WithoutCancel(ctx), info, dir, intent)
 }
 
 // removeFiles deletes what an un-recorded writable layer leaves.
-func (s *Store) removeFiles(ctx context.Context, info RWInfo, dir string) error {
+func (s *Store) removeFiles(ctx context.Context, info RWInfo, dir, intent string) error {
 	errs := []error{os.RemoveAll(dir)} // gone already but for a commit that leaves it
 	for _, id := range []string{info.MountID, info.InitID} {
 		if id != "" {
@@ -448,6 +461,9 @@ func (s *Store) removeFiles(ctx context.Context, info RWInfo, dir string) error 
 		if err := fault.Point("layer.remove.discarded"); err != nil {
 			return err
 		}
+	}
+	if errors.Join(errs...) == nil {
+		errs = append(errs, os.Remove(intent)) // what is left has a name that Sweep knows
 	}
 	if info.Parent != "" {
 		errs = append(errs, s.Release(ctx, info.Parent))

@@ -46,6 +46,17 @@ type layer struct {
 	Info
 	depth int
 	refs  int
+
+	// Operations under way hold a layer too. When they let go of one that nobody refers to, it is deleted only if the
+	// last reference went meanwhile: layers that nobody has referred to yet stay.
+	holds  int
+	doomed bool
+}
+
+// ref adds a user.
+func (l *layer) ref() {
+	l.refs++
+	l.doomed = false
 }
 
 // Store is a layer store. Its methods may be called at the same time.
@@ -200,7 +211,7 @@ func (s *Store) insert(info Info) *layer {
 	l := &layer{Info: info, depth: 1}
 	if p := s.layers[info.Parent]; p != nil {
 		l.depth = p.depth + 1
-		p.refs++
+		p.ref()
 	}
 	s.layers[info.ChainID] = l
 	return l
@@ -268,7 +279,19 @@ func (s *Store) Acquire(chain digest.Digest) (Info, error) {
 	if l == nil {
 		return Info{}, fmt.Errorf("layer %s: %w", chain, ErrLayerNotFound)
 	}
-	l.refs++
+	l.ref()
+	return l.Info, nil
+}
+
+// hold keeps a layer while an operation needs it.
+func (s *Store) hold(chain digest.Digest) (Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.layers[chain]
+	if l == nil {
+		return Info{}, fmt.Errorf("layer %s: %w", chain, ErrLayerNotFound)
+	}
+	l.holds++
 	return l.Info, nil
 }
 

@@ -17,12 +17,12 @@ import (
 // TarStream returns the bytes that the layer was registered with. At the end they are compared with the DiffID: the
 // last Read fails when a file of the layer was changed.
 func (s *Store) TarStream(ctx context.Context, chain digest.Digest) (_ io.ReadCloser, err error) {
-	info, err := s.Acquire(chain)
+	info, err := s.hold(chain)
 	if err != nil {
 		return nil, err
 	}
 	t := &tarStream{verifier: info.DiffID.Verifier(), diffID: info.DiffID}
-	t.undo = append(t.undo, func() error { return s.Release(context.WithoutCancel(ctx), chain) })
+	t.undo = append(t.undo, func() error { return s.unhold(ctx, chain) })
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("tar of layer %s: %w", chain, err), t.Close())
