@@ -1,0 +1,252 @@
+// Command bench measures stated beside a real dockerd, operation by operation in alternating rounds, and prints a
+// table: operation, medians of both, the limit measured on this machine, the ratio and the goal.
+//
+// It runs inside network and mount namespaces of its own; run.sh makes them. Both daemons share the machine with the
+// benchmark, so only the ratios mean something elsewhere.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// bench is one run of the program.
+type bench struct {
+	peers  [2]*peer // stated, dockerd
+	runc   string
+	image  string // tar of the busybox root
+	dir    string
+	rounds int
+	rows   []row
+}
+
+// row is one line of the table. Values are in unit; lower is better unless more is set.
+type row struct {
+	name    string
+	unit    string
+	values  [2]float64
+	limit   float64 // 0: none was measured
+	limitOf string
+	goal    float64 // of the ratio; 0: only measured
+	more    bool    // higher is better, and so is a higher ratio
+}
+
+func main() {
+	var b bench
+	stated := flag.String("stated", "", "stated binary")
+	tree := flag.String("dockerd-tree", "", "root of the tree that holds dockerd")
+	flag.StringVar(&b.runc, "runc", "", "runc binary")
+	flag.StringVar(&b.image, "image", "", "tar of the image to run")
+	flag.IntVar(&b.rounds, "rounds", 7, "rounds of each measurement")
+	only := flag.String("only", "", "comma-separated parts to run: api, run, images, start, live, flushes (default: all)")
+	flag.Parse()
+	if err := b.run(*stated, *tree, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func (b *bench) run(stated, tree, only string) (err error) {
+	if b.dir, err = os.MkdirTemp("", "stated-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.cleanUp()) }()
+	for _, d := range []string{"stated", "dockerd"} {
+		if err := os.Mkdir(filepath.Join(b.dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	b.peers[0] = newStated(filepath.Join(b.dir, "stated"), stated)
+	if b.peers[1], err = newDockerd(filepath.Join(b.dir, "dockerd"), tree); err != nil {
+		return err
+	}
+	parts := []struct {
+		name string
+		do   func() error
+	}{{"start", b.startEmpty}, {"images", b.images}, {"api", b.api}, {"run", b.containers}, {"flushes", b.countFlushes}, {"live", b.live}, {"start", b.startFull}}
+	// Every part but the starts needs daemons that run and have the image.
+	if err := b.each(func(p *peer) error { return b.prepare(p) }); err != nil {
+		return err
+	}
+	for _, part := range parts {
+		if only != "" && !slices.Contains(strings.Split(only, ","), part.name) {
+			continue
+		}
+		fmt.Fprintln(os.Stderr, "measuring:", part.name)
+		if err := part.do(); err != nil {
+			b.print()
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	b.print()
+	return nil
+}
+
+func (b *bench) each(f func(*peer) error) error {
+	for _, p := range b.peers {
+		if err := f(p); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	return nil
+}
+
+// prepare starts a daemon and gives it the image.
+func (b *bench) prepare(p *peer) error {
+	if _, err := p.up(); err != nil {
+		return err
+	}
+	return b.importImage(p)
+}
+
+func (b *bench) importImage(p *peer) error {
+	f, err := os.Open(b.image)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return p.api.send("POST", "/images/create?fromSrc=-&repo=busybox&changes=CMD%20%5B%22true%22%5D&changes=ENV%20PATH=/bin", "application/x-tar", f, nil)
+}
+
+// cleanUp ends the daemons with their containers.
+func (b *bench) cleanUp() error {
+	var errs []error
+	for _, p := range b.peers {
+		if p == nil || p.cmd == nil {
+			continue
+		}
+		var list []struct{ ID string }
+		if err := p.api.call("GET", "/containers/json?all=1", nil, &list); err == nil {
+			for _, c := range list {
+				errs = append(errs, p.api.remove(c.ID))
+			}
+		}
+		errs = append(errs, p.down(syscall.SIGTERM))
+	}
+	// dockerd leaves a mount behind; this mount namespace ends with us.
+	_ = unix.Unmount(filepath.Join(b.dir, "dockerd", "run", "docker", "netns", "default"), unix.MNT_DETACH)
+	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
+}
+
+func (b *bench) add(r row) { b.rows = append(b.rows, r) }
+
+// print writes the table in Markdown.
+func (b *bench) print() {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 1, ' ', 0)
+	fmt.Fprintln(w, "| operation\t| stated\t| dockerd\t| limit\t| ratio\t| goal\t|")
+	fmt.Fprintln(w, "|---\t|---\t|---\t|---\t|---\t|---\t|")
+	for _, r := range b.rows {
+		ratio := r.values[0] / r.values[1]
+		goal := "measured only"
+		if r.goal != 0 {
+			ok, sign := ratio <= r.goal, "≤"
+			if r.more {
+				ok, sign = ratio >= r.goal, "≥"
+			}
+			verdict := "reached"
+			if !ok {
+				verdict = "missed"
+			}
+			goal = fmt.Sprintf("%s %g × (%s)", sign, r.goal, verdict)
+		}
+		limit := "-"
+		if r.limit != 0 {
+			limit = fmt.Sprintf("%s %s (%s)", number(r.limit), r.unit, r.limitOf)
+		}
+		fmt.Fprintf(w, "| %s\t| %s %s\t| %s %s\t| %s\t| %.2f\t| %s\t|\n", r.name, number(r.values[0]), r.unit, number(r.values[1]), r.unit, limit, ratio, goal)
+	}
+	_ = w.Flush() // standard output
+}
+
+func number(v float64) string {
+	switch {
+	case v >= 1000:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.3f", v)
+}
+
+func median(list []float64) float64 {
+	slices.Sort(list)
+	n := len(list)
+	if n == 0 {
+		return 0
+	}
+	if n%2 == 1 {
+		return list[n/2]
+	}
+	return (list[n/2-1] + list[n/2]) / 2
+}
+
+// rounds of f on both peers in turn; each call yields one value, and the medians make a row.
+func (b *bench) compare(r row, rounds int, f func(p *peer, round int) (float64, error)) error {
+	var values [2][]float64
+	for round := range rounds {
+		for i, p := range b.peers {
+			v, err := f(p, round)
+			if err != nil {
+				return fmt.Errorf("%s: %s: %w", r.name, p.name, err)
+			}
+			values[i] = append(values[i], v)
+		}
+	}
+	for i := range values {
+		r.values[i] = median(values[i])
+	}
+	b.add(r)
+	return nil
+}
+
+// each operation n times; the value is the median time of one, in milliseconds.
+func timed(n int, f func(i int) error) (float64, error) {
+	times := make([]float64, 0, n)
+	for i := range n {
+		started := time.Now()
+		if err := f(i); err != nil {
+			return 0, err
+		}
+		times = append(times, ms(time.Since(started)))
+	}
+	return median(times), nil
+}
+
+// rate runs f from c goroutines, n times in all, and returns operations a second.
+func rate(c, n int, f func(i int) error) (float64, error) {
+	work := make(chan int)
+	errs := make(chan error, c)
+	started := time.Now()
+	for range c {
+		go func() {
+			var err error
+			for i := range work {
+				if err == nil {
+					err = f(i)
+				}
+			}
+			errs <- err
+		}()
+	}
+	for i := range n {
+		work <- i
+	}
+	close(work)
+	var all []error
+	for range c {
+		all = append(all, <-errs)
+	}
+	return float64(n) / time.Since(started).Seconds(), errors.Join(all...)
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
