@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	copySize  = 1 << 20  // bytes that a copy to or from a temporary file moves at once
-	readAhead = 64 << 10 // buffer in front of a decompressor; reads that are larger pass it by
+	copySize  = 256 << 10 // bytes that a copy to or from a temporary file moves at once
+	readAhead = 64 << 10  // buffer in front of a decompressor; reads that are larger pass it by
 )
 
 // maxWindow bounds the memory that a zstd stream may ask for. The default levels use 8 MB, the long mode 128 MB.

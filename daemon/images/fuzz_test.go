@@ -11,7 +11,7 @@ import (
 )
 
 // FuzzLoad feeds whole archives. Whatever they are, a load that fails leaves nothing, and one that succeeds leaves
-// images that a restart finds.
+// images that a restart finds. Archives are large inputs: -fuzzminimizetime 1x keeps the time for finding.
 func FuzzLoad(f *testing.F) {
 	img := makeImage(f, "ann", "one", "two")
 	files, desc := ociImage(f, img)

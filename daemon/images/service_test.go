@@ -20,6 +20,8 @@ import (
 
 type message = jsonstream.Message
 
+func digestOf(data []byte) digest.Digest { return digest.FromBytes(data) }
+
 func digestOfTop(t testing.TB, h *house, img madeImage) digest.Digest {
 	t.Helper()
 	got, err := h.Get(t.Context(), img.id.String())
