@@ -87,6 +87,11 @@ func (c *Controller) load(ctx context.Context) error {
 		b := newBox(o.doc.ID, o.doc.Cid)
 		b.obj = *o
 		b.key = c.netnsPath(b.id)
+		for _, ext := range o.doc.ExtDNS2 {
+			if addr, err := netip.ParseAddr(ext.IPStr); err == nil && !ext.HostLoopback {
+				b.req.DNS = append(b.req.DNS, addr) // the container's own; the host's are asked from the host
+			}
+		}
 		for _, ref := range o.doc.Eps {
 			e := byID[ref.Eid]
 			if e == nil || e.obj.doc.Sandbox != b.id {

@@ -65,6 +65,7 @@ func (d *Driver) Publish(ctx context.Context, attachments []driver.Attachment) e
 	if err := d.update(ctx, rules, nil); err != nil {
 		return fmt.Errorf("publish ports: %w", err)
 	}
+	forgetFlows(publishedUDP(attachments))
 	return nil
 }
 
@@ -211,5 +212,5 @@ func (d *Driver) Leave(ctx context.Context, attachments []driver.Attachment) (<-
 	if err := d.update(ctx, nil, rules); err != nil {
 		errs = append(errs, fmt.Errorf("withdraw published ports: %w", err))
 	}
-	return d.reaper.remove(names...).done, errors.Join(errs...)
+	return d.reaper.add(&removal{names: names, flows: leaving(attachments)}).done, errors.Join(errs...)
 }

@@ -27,6 +27,7 @@ type reaper struct {
 
 type removal struct {
 	names []string
+	flows flows         // to be forgotten afterwards
 	err   error         // set before done is closed
 	done  chan struct{} // closed when the interfaces are gone, or cannot be removed
 }
@@ -45,8 +46,13 @@ func (r *reaper) stop() {
 
 // remove queues interfaces of the host. Those that do not exist count as removed.
 func (r *reaper) remove(names ...string) *removal {
-	m := &removal{names: names, done: make(chan struct{})}
-	if len(names) == 0 {
+	return r.add(&removal{names: names})
+}
+
+// add queues a removal.
+func (r *reaper) add(m *removal) *removal {
+	m.done = make(chan struct{})
+	if len(m.names) == 0 {
 		close(m.done)
 		return m
 	}
@@ -123,6 +129,7 @@ func (r *reaper) batch() {
 		}
 	}
 	for _, m := range batch {
+		forgetFlows(m.flows)
 		close(m.done)
 	}
 }
