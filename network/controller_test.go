@@ -48,7 +48,7 @@ func (r *recorder) Publish(typ events.Type, action events.Action, _ string, attr
 	r.list = append(r.list, fmt.Sprintf("%s %s %s %s", typ, action, attrs["name"], attrs["container"]))
 }
 
-// holder gives out the ports it is asked for, or counts up from 40000.
+// holder gives out the ports it is asked for, or counts up from 40000. Neighbours share a number, as in the shim.
 type holder struct {
 	mu   sync.Mutex
 	next uint16
@@ -65,14 +65,22 @@ func (h *holder) HoldPorts(_ context.Context, endpointID string, ports []sandbox
 	if h.held == nil {
 		h.held = map[string][]sandbox.Port{}
 	}
+	if h.held[endpointID] != nil {
+		return nil, fmt.Errorf("ports of endpoint %s are held already", endpointID)
+	}
 	out := slices.Clone(ports)
 	for i := range out {
-		if out[i].HostPort == 0 {
+		switch {
+		case ports[i].HostPort != 0:
+		case i > 0 && ports[i-1].HostPort == 0 && ports[i-1].ContainerPort == ports[i].ContainerPort:
+			out[i].HostPort = out[i-1].HostPort
+		default:
 			h.next++
 			out[i].HostPort = 40000 + h.next
 		}
+		out[i].HostPortEnd = out[i].HostPort
 	}
-	h.held[endpointID] = append(h.held[endpointID], out...)
+	h.held[endpointID] = out
 	return out, nil
 }
 
@@ -411,7 +419,7 @@ func TestPublishedPorts(t *testing.T) {
 	serve(t, a.Key, ip+":80")
 	serve(t, a.Key, ip+":81")
 
-	if len(ep.Ports) < 2 || ep.Ports[0].HostPort != 8080 || ep.Ports[0].HostIP != "0.0.0.0" {
+	if len(ep.Ports) != 3 || ep.Ports[0].HostPort != 8080 || ep.Ports[0].HostIP != "0.0.0.0" || ep.Ports[1].HostIP != "::" {
 		t.Errorf("ports %+v", ep.Ports)
 	}
 	if got, err := ask(far, "198.51.100.1:8080"); err != nil || got != "198.51.100.2" {
