@@ -165,3 +165,10 @@ func ociIndex(t testing.TB, manifests ...descriptor) []byte {
 		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests,
 	})
 }
+
+func decode(t testing.TB, data []byte, v any) {
+	t.Helper()
+	if err := json.Unmarshal(data, v); err != nil {
+		t.Fatal(err)
+	}
+}

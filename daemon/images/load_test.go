@@ -3,6 +3,7 @@ package images_test
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/base64"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,7 +12,10 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/ulikunitz/xz"
 
 	api "stated.dev/stated/api/router/images"
 )
@@ -312,4 +316,45 @@ func TestLoadEndsWithItsClient(t *testing.T) {
 		t.Error("the load went on without its client")
 	}
 	wantEmpty(t, h)
+}
+
+func TestLoadCompressed(t *testing.T) {
+	img := makeImage(t, "ann", "one")
+	pack := map[string]func(w io.Writer) (io.WriteCloser, error){
+		"gzip": func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
+		"zstd": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
+		"xz":   func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
+	}
+	for name, compressor := range pack {
+		squeeze := func(data []byte) []byte {
+			var b bytes.Buffer
+			w, err := compressor(&b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(data); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return b.Bytes()
+		}
+		inside := img
+		inside.layers = [][]byte{squeeze(img.layers[0])}
+		h := open(t, t.TempDir())
+		mustLoad(t, h, squeeze(legacyArchive(t, inside, "app:v1")))
+		if got, err := h.Get(t.Context(), "app:v1"); err != nil || got.ID != img.id {
+			t.Errorf("%s: %v, %v", name, got.ID, err)
+		}
+	}
+	// The standard library only reads bzip2. These are 10240 zero bytes, an empty tar.
+	empty, err := base64.StdEncoding.DecodeString("QlpoOTFBWSZTWVl7uOQAABRQAMAABAAACCAAMMwFKaYTYieLuSKcKEgsvdxyAA==")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := open(t, t.TempDir())
+	if _, err := load(t, h, empty); err == nil || !strings.Contains(err.Error(), "neither manifest.json nor index.json") {
+		t.Errorf("an archive of nothing: %v", err)
+	}
 }

@@ -206,6 +206,9 @@ func loadRefs(path, last string) (refs *refSet, damaged bool, problem *Problem, 
 		return nil, false, nil, fmt.Errorf("read names of images: %w", err)
 	}
 	aside := path + ".damaged"
+	if last != "" {
+		aside = last + ".damaged" // the driver's directory holds Docker's files only
+	}
 	_ = os.Remove(aside) // an older one, or none
 	if linkErr := os.Link(path, aside); linkErr != nil {
 		return nil, false, nil, fmt.Errorf("set aside damaged %s: %w", path, linkErr)

@@ -111,6 +111,12 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if s.content, err = openContent(filepath.Join(o.Dir, "imagedb")); err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
+	// Litter of a crash; what cannot be removed now is removed by a later start.
+	if litter, err := filepath.Glob(filepath.Join(o.Dir, ".tmp-repositories.json-*")); err == nil {
+		for _, path := range litter {
+			_ = os.Remove(path)
+		}
+	}
 	refs, damaged, problem, err := loadRefs(s.refsPath, s.lastRefs)
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)

@@ -145,6 +145,13 @@ func TestDamagedFilesStopNothing(t *testing.T) {
 			if p := again.Problems(); len(p) != 2 || !strings.Contains(p[0].Err.Error(), "repositories.json is damaged") {
 				t.Errorf("problems: %v", p)
 			}
+			// The generation before the last change knew the image that was loaded first.
+			if data, err := os.ReadFile(repos); err != nil || !strings.Contains(string(data), img.id.String()) {
+				t.Errorf("repositories.json is now %s, %v", data, err)
+			}
+			if _, err := os.Stat(filepath.Join(root, ".stated/last/repositories.json.damaged")); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }
