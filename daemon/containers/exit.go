@@ -86,7 +86,7 @@ func (s *Service) ended(c *Container, r *run, exit runtime.Exit) {
 	c.mu.Lock()
 	delay := c.restart.delay
 	c.mu.Unlock()
-	decision := decide(old, exit, r.stopped.Load(), delay)
+	decision := decide(old, exit, r.stopped.Load() || s.closing.Load(), delay)
 
 	s.stopHealth(c)
 	mounted := mountedVolumes(old)

@@ -84,6 +84,7 @@ func (s *Service) Inspect(ctx context.Context, ref string, size bool) (json.RawM
 	}
 	in := inspect(r)
 	in.ExecIDs = s.runningExecs(execIDs)
+	s.resolveSources(ctx, in.Mounts)
 	in.GraphDriver = storage.DriverData{Name: r.Driver}
 	if in.GraphDriver.Data, err = s.layers.RWMetadata(c.id); err != nil {
 		in.GraphDriver.Data = map[string]string{} // a container whose layer is broken can be inspected all the same
@@ -107,6 +108,20 @@ func (s *Service) Inspect(ctx context.Context, ref string, size bool) (json.RawM
 		c.mu.Unlock()
 	}
 	return buf.Bytes(), nil
+}
+
+// resolveSources fills in the paths of volumes that the record names without one, as those of VOLUME entries. A plug-in
+// is not asked: it may be slow.
+func (s *Service) resolveSources(ctx context.Context, mounts []container.MountPoint) {
+	for i := range mounts {
+		m := &mounts[i]
+		if m.Name == "" || m.Source != "" || m.Driver != "local" {
+			continue
+		}
+		if v, err := s.volumes.Get(ctx, m.Name, m.Driver, ""); err == nil { // a missing volume has no path
+			m.Source = v.Mountpoint
+		}
+	}
 }
 
 // runningExecs keeps the ids of execs that run or will; it is nil when there are none, as Docker's.
@@ -164,9 +179,15 @@ func inspect(r *Record) *inspection {
 }
 
 func inspectState(st *State) *container.State {
+	health := st.Health
+	if health != nil && health.Log == nil {
+		h := *health
+		h.Log = []*container.HealthcheckResult{}
+		health = &h
+	}
 	return &container.State{
 		Status: st.status(), Running: st.Running, Paused: st.Paused, Restarting: st.Restarting, OOMKilled: st.OOMKilled, Dead: st.Dead,
 		Pid: st.Pid, ExitCode: st.ExitCode, Error: st.Error,
-		StartedAt: st.StartedAt.Format(time.RFC3339Nano), FinishedAt: st.FinishedAt.Format(time.RFC3339Nano), Health: st.Health,
+		StartedAt: st.StartedAt.Format(time.RFC3339Nano), FinishedAt: st.FinishedAt.Format(time.RFC3339Nano), Health: health,
 	}
 }

@@ -90,9 +90,22 @@ func summarize(r *Record) container.Summary {
 	s.HostConfig.NetworkMode = string(r.HostConfig.NetworkMode)
 	s.HostConfig.Annotations = r.HostConfig.Annotations
 	for name, ep := range r.NetworkSettings.Networks {
-		s.NetworkSettings.Networks[name] = &ep.EndpointSettings
+		s.NetworkSettings.Networks[name] = summarizeEndpoint(ep)
 	}
 	return s
+}
+
+// summarizeEndpoint keeps what a list entry shows of an endpoint: where it is, not what was asked for.
+func summarizeEndpoint(ep *EndpointSettings) *network.EndpointSettings {
+	sum := &network.EndpointSettings{
+		GwPriority: ep.GwPriority, NetworkID: ep.NetworkID, EndpointID: ep.EndpointID, MacAddress: ep.MacAddress,
+		Gateway: ep.Gateway, IPAddress: ep.IPAddress, IPPrefixLen: ep.IPPrefixLen,
+		IPv6Gateway: ep.IPv6Gateway, GlobalIPv6Address: ep.GlobalIPv6Address, GlobalIPv6PrefixLen: ep.GlobalIPv6PrefixLen,
+	}
+	if ep.IPAMConfig != nil {
+		sum.IPAMConfig = &network.EndpointIPAMConfig{IPv4Address: ep.IPAMConfig.IPv4Address, IPv6Address: ep.IPAMConfig.IPv6Address}
+	}
+	return sum
 }
 
 func commandText(command string, args []string) string {
@@ -187,7 +200,14 @@ func (s *Service) withSize(ctx context.Context, c *Container, r *Record, entry j
 		s.log.Warn("cannot find the size of a container", "container", c.id, "err", err)
 		return entry, nil
 	}
-	return append(bytes.TrimSuffix(entry, []byte("}")), fmt.Sprintf(`,"SizeRw":%d,"SizeRootFs":%d}`, rw, total)...), nil
+	entry = bytes.TrimSuffix(entry, []byte("}"))
+	if rw != 0 { // clients of Docker get no zeros here
+		entry = fmt.Appendf(entry, `,"SizeRw":%d`, rw)
+	}
+	if total != 0 {
+		entry = fmt.Appendf(entry, `,"SizeRootFs":%d`, total)
+	}
+	return append(entry, '}'), nil
 }
 
 func (s *Service) parseListFilter(ctx context.Context, req api.ListRequest) (*listFilter, error) {

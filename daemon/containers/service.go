@@ -16,7 +16,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
+	"golang.org/x/sync/errgroup"
 
+	api "stated.dev/stated/api/router/containers"
 	"stated.dev/stated/daemon/containers/settings"
 	"stated.dev/stated/daemon/journal"
 	"stated.dev/stated/daemon/logs"
@@ -66,7 +68,8 @@ type Service struct {
 	names map[string]string     // name without slash -> id
 	execs map[string]*exec      // exec id -> exec; guarded by mu
 
-	pruning  sync.Mutex // held while a prune runs
+	closing  atomic.Bool // the daemon stops its containers
+	pruning  sync.Mutex  // held while a prune runs
 	problems problemList
 }
 
@@ -80,11 +83,29 @@ func New(cfg Config, layers Layers, images Images, volumes Volumes, networks Net
 	}
 }
 
-// Close ends monitors and timers. Containers run on.
+// Close ends monitors and timers. Containers run on, unless live restore is off: then they are stopped, and the next
+// start applies their restart policies.
 func (s *Service) Close() error {
+	var err error
+	if !s.cfg.LiveRestore {
+		err = s.stopAll()
+	}
 	s.cancel()
 	s.tasks.Wait()
-	return nil
+	return err
+}
+
+// stopAll ends every container as a shutdown does: no restart policy acts, and nobody counts it as a user's stop.
+func (s *Service) stopAll() error {
+	s.closing.Store(true)
+	var g errgroup.Group
+	for _, c := range s.all() {
+		c.cancelRestart()
+		if r := c.live(); r != nil {
+			g.Go(func() error { return s.end(s.ctx, c, r, api.StopRequest{}) })
+		}
+	}
+	return g.Wait()
 }
 
 // Container is one container in memory. Its record is replaced whole by commits and read without a lock.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -84,11 +85,13 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 		shmPath string
 	)
 	defer undo.runOn(&err)
+	took := newTimeline()
 
 	// The shim, the root file system with its mounts, and the network do not wait for each other.
 	var branches errgroup.Group
 	branches.Go(func() error {
 		task, err := s.spawn(ctx, rec)
+		took.mark("shim")
 		h.set(task, err)
 		if err != nil {
 			return err
@@ -109,6 +112,7 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 			return err
 		}
 		failed(func() error { return s.unmountShm(rec) })
+		took.mark("root")
 		return nil
 	})
 	branches.Go(func() (err error) {
@@ -116,6 +120,7 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 			return err
 		}
 		failed(func() error { return s.networks.Release(ctx, sb.ID) })
+		took.mark("network")
 		return nil
 	})
 	if err := branches.Wait(); err != nil {
@@ -139,7 +144,9 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	if err != nil {
 		return err
 	}
+	took.mark("spec")
 	pid, err := task.Create(ctx, spec)
+	took.mark("create")
 	if err != nil {
 		return translateStartError(err, rec.Path)
 	}
@@ -152,6 +159,7 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	if err := fault.Point("containers.start.started"); err != nil {
 		return err
 	}
+	took.mark("start")
 	at := time.Now()
 	if _, err := s.commit(ctx, c, func(r *Record) {
 		r.setRunning(pid, at)
@@ -167,6 +175,8 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 		_ = task.Kill(ctx, 9, true) // the undo list deletes the task and reports what fails
 		return err
 	}
+	took.mark("record")
+	s.log.Debug("container started", "container", c.id, "after", took)
 	s.began(c, &run{task: task, root: root, netns: netns})
 	s.publish(c, events.ActionStart, nil)
 	return nil
@@ -377,4 +387,27 @@ func (s *Service) ensureWorkdir(r *Record, root string) error {
 		return fmt.Errorf("make the working directory: %w", err)
 	}
 	return nil
+}
+
+// timeline notes how long after its beginning the steps of a start ended.
+type timeline struct {
+	began time.Time
+
+	mu    sync.Mutex // guards marks
+	marks []slog.Attr
+}
+
+func newTimeline() *timeline { return &timeline{began: time.Now()} }
+
+func (t *timeline) mark(step string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.marks = append(t.marks, slog.Duration(step, time.Since(t.began)))
+}
+
+// LogValue implements slog.LogValuer.
+func (t *timeline) LogValue() slog.Value {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slog.GroupValue(t.marks...)
 }

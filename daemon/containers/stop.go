@@ -58,6 +58,16 @@ func (s *Service) stop(ctx context.Context, c *Container, req api.StopRequest) e
 	if r == nil {
 		return nil
 	}
+	r.stopped.Store(true)
+	if err := s.end(ctx, c, r, req); err != nil {
+		return err
+	}
+	s.publish(c, events.ActionStop, nil)
+	return nil
+}
+
+// end signals a run, waits, kills it when it must, and returns when everything it held is released.
+func (s *Service) end(ctx context.Context, c *Container, r *run, req api.StopRequest) error {
 	rec := c.record.Load()
 	sig, err := parseSignal(cmp.Or(req.Signal, rec.Config.StopSignal, "SIGTERM"))
 	if err != nil {
@@ -70,7 +80,6 @@ func (s *Service) stop(ctx context.Context, c *Container, req api.StopRequest) e
 	if req.Timeout != nil {
 		timeout = time.Duration(*req.Timeout) * time.Second
 	}
-	r.stopped.Store(true)
 	if timeout != 0 {
 		if err := s.signal(ctx, c, r, sig); err != nil {
 			s.log.Warn("cannot send the stop signal", "container", c.id, "err", err)
@@ -88,7 +97,6 @@ func (s *Service) stop(ctx context.Context, c *Container, req api.StopRequest) e
 		return err
 	}
 	<-r.cleaned
-	s.publish(c, events.ActionStop, nil)
 	return nil
 }
 
