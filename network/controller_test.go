@@ -764,7 +764,7 @@ func TestDocuments(t *testing.T) {
 	m := newMachine(t)
 	c, _ := m.start(t, nil)
 	id := create(t, c, api.CreateRequest{Name: "specnet", Labels: map[string]string{"l": "1"},
-		IPAM: &api.IPAM{Config: []api.IPAMConfig{{Subnet: netip.MustParsePrefix("172.31.5.0/24")}}}, Options: map[string]string{"com.docker.network.bridge.name": "br-spec"}})
+		IPAM: &api.IPAM{Options: map[string]string{}, Config: []api.IPAMConfig{{Subnet: netip.MustParsePrefix("172.31.5.0/24")}}}, Options: map[string]string{"com.docker.network.bridge.name": "br-spec"}})
 	h := &holder{}
 	sb, err := c.Attach(context.Background(), sandbox.Request{ContainerID: ids.New()}, []sandbox.JoinRequest{{
 		Network: "specnet", Name: "name", DNSNames: []string{"name", "alias", "C12"}, Holder: h, Exposed: []string{"80/tcp"}, MAC: "76:6f:61:1a:04:76",

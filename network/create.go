@@ -168,9 +168,7 @@ func (c *Controller) document(req api.CreateRequest) (*networkDocument, driver.D
 		if req.IPAM.Driver != "" && req.IPAM.Driver != "default" {
 			return nil, nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("plugin %q not found", req.IPAM.Driver))
 		}
-		if doc.IPAMOptions = req.IPAM.Options; doc.IPAMOptions == nil {
-			doc.IPAMOptions = map[string]string{}
-		}
+		doc.IPAMOptions = req.IPAM.Options
 		if err := validateIPAM(req.IPAM.Config, v6); err != nil {
 			return nil, nil, err
 		}
@@ -243,7 +241,7 @@ func setGeneric(doc *networkDocument, options map[string]string) {
 		return data
 	}
 	doc.Generic = map[string]json.RawMessage{labelGeneric: raw(options)}
-	if doc.NetworkType != "host" && doc.NetworkType != "null" {
+	if !isPredefined(doc.Name) || doc.NetworkType == "bridge" {
 		doc.Generic[labelEnableIPv4] = raw(doc.hasIPv4())
 		doc.Generic[labelEnableIPv6] = raw(doc.EnableIPv6)
 	}

@@ -207,12 +207,10 @@ func (h handlers) prune(w http.ResponseWriter, r *http.Request) error {
 	return route.WriteJSON(w, http.StatusOK, api.PruneReport{NetworksDeleted: deleted})
 }
 
-// wire gives a network the form that it has in API 1.51: a list of pools is never null, and Status is not known.
+// wire gives a network the form that it has in API 1.51, which does not know Status. As in Docker, the pools of a
+// network without any are null.
 func wire(n api.Inspect) api.Inspect {
 	n.Status = nil
-	if n.IPAM.Config == nil {
-		n.IPAM.Config = []api.IPAMConfig{}
-	}
 	if n.Containers == nil {
 		n.Containers = map[string]api.EndpointResource{}
 	}
