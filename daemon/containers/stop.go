@@ -25,6 +25,11 @@ func (s *Service) Stop(ctx context.Context, ref string, req api.StopRequest) err
 	if err != nil {
 		return err
 	}
+	if req.Signal != "" {
+		if _, err := parseSignal(req.Signal); err != nil {
+			return err
+		}
+	}
 	if s.stopRestarting(ctx, c) {
 		return nil
 	}
