@@ -83,11 +83,7 @@ func openMetadata(dir string) (*metadata, error) {
 	path := filepath.Join(dir, metadataFile)
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: openWait})
 	if err != nil {
-		holder := ""
-		if errors.Is(err, bbolt.ErrTimeout) {
-			holder = describeHolder(path)
-		}
-		return nil, fmt.Errorf("error while opening volume store metadata database (%s): %w%s", path, err, holder)
+		return nil, fmt.Errorf("error while opening volume store metadata database (%s): %w%s", path, err, openAdvice(path, err))
 	}
 	m := &metadata{
 		db:      db,
@@ -299,6 +295,17 @@ func (m *metadata) clearMarks(ctx context.Context) error {
 		}
 		return tx.DeleteBucket(markBucket)
 	})
+}
+
+// openAdvice says what to do about a database that cannot be opened.
+func openAdvice(path string, err error) string {
+	switch {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return describeHolder(path)
+	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrVersionMismatch), errors.Is(err, bbolt.ErrChecksum):
+		return ": the file is damaged; restore it from a backup, or move it away to start with the volumes' data but without their labels and options"
+	}
+	return ""
 }
 
 // describeHolder names who has the file at path locked, as far as the kernel tells.

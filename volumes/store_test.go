@@ -862,6 +862,26 @@ func TestOpenNamesTheHolder(t *testing.T) {
 	}
 }
 
+func TestOpenOnADamagedDatabase(t *testing.T) {
+	h := newHost(t)
+	h.mkdir("vol")
+	path := filepath.Join(h.dir(), "metadata.db")
+	if err := os.WriteFile(path, make([]byte, 32768), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := volumes.Open(t.Context(), h.options())
+	if !strings.Contains(text(err), "error while opening volume store metadata database ("+path+"): invalid database: the file is damaged") {
+		t.Errorf("%v", err)
+	}
+	if err := os.Rename(path, path+".damaged"); err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	if got := h.names(nil); !slices.Equal(got, []string{"vol"}) {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestConcurrentUse(t *testing.T) {
 	h := newHost(t)
 	h.open()
