@@ -22,12 +22,13 @@ mount --rbind /dev "$tree/dev"
 mount --bind "$run" "$tree/run"
 mount -t tmpfs tmpfs "$tree/tmp"
 mount --bind "$root" "$tree/var/lib/docker"
-rm -rf "$tree/var/run"; ln -s ../run "$tree/var/run"
+[ -L "$tree/var/run" ] || { rm -rf "$tree/var/run"; ln -sfn ../run "$tree/var/run"; }
 chroot "$tree" /usr/sbin/dockerd -H unix:///run/docker.sock ${DOCKERD_FLAGS:-} >"${DOCKERD_LOG:-/dev/null}" 2>&1 &
 daemon=$!
 end() {
   kill "$daemon" 2>/dev/null || true
   wait "$daemon" || true
+  umount -R -l "$tree/run" # network namespaces are mounted below it
   rm -rf "$run"
 }
 trap end EXIT
