@@ -8,10 +8,11 @@ import (
 	"github.com/moby/moby/api/types/container"
 )
 
-// ContainerConfig is container.Config with the field that API 1.51 still has.
+// ContainerConfig is container.Config with what API 1.51 still has of it.
 type ContainerConfig struct {
 	container.Config
-	MacAddress string `json:",omitempty"`
+	MacAddress string   `json:",omitempty"`
+	OnBuild    []string // written when empty, too
 }
 
 // StringOrSlice reads a JSON string or an array of strings, as Cmd and Entrypoint may be written.

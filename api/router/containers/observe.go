@@ -6,8 +6,6 @@ import (
 	"io"
 	"net/http"
 
-	"github.com/moby/moby/api/types/container"
-
 	"stated.dev/stated/api/route"
 )
 
@@ -46,8 +44,8 @@ func (h handlers) changes(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if changes == nil {
-		changes = []container.FilesystemChange{}
+	if len(changes) == 0 {
+		changes = nil // clients of Docker get null when nothing changed
 	}
 	return route.WriteJSON(w, http.StatusOK, changes)
 }
