@@ -383,7 +383,25 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 	if err := d.layers.Sweep(ctx, d.containers.Exists); err != nil {
 		d.log.Error("cannot remove unused layers", "err", err)
 	}
+	d.dropUnreferenced(ctx)
 	return &opened, nil
+}
+
+// dropUnreferenced deletes layers that belong to no image and no container: a crash between a layer and its image, or
+// between an image and its layers, leaves them. While an image is broken none is deleted: it may be that image's.
+func (d *Daemon) dropUnreferenced(ctx context.Context) {
+	if len(d.images.Problems()) > 0 {
+		return
+	}
+	for _, l := range d.layers.Unreferenced() {
+		_, err := d.layers.Acquire(l.ChainID)
+		if err == nil {
+			err = d.layers.Release(ctx, l.ChainID)
+		}
+		if err != nil {
+			d.log.Error("cannot remove an unused layer", "layer", l.ChainID, "err", err)
+		}
+	}
 }
 
 // cgroupDriver is the chosen driver, or the host's own.
