@@ -386,9 +386,9 @@ func (o *sandboxObject) SetValue(data []byte) (err error) {
 	if o.doc.ID == "" {
 		return fmt.Errorf("sandbox without id")
 	}
-	var old struct{ ExtDNS []string }
-	if json.Unmarshal(data, &old) == nil && o.doc.ExtDNS2 == nil {
-		for _, ip := range old.ExtDNS {
+	var old []string
+	if raw, ok := o.rest["ExtDNS"]; ok && json.Unmarshal(raw, &old) == nil && o.doc.ExtDNS2 == nil {
+		for _, ip := range old {
 			o.doc.ExtDNS2 = append(o.doc.ExtDNS2, externalDNS{IPStr: ip})
 		}
 	}
