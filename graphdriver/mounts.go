@@ -83,12 +83,11 @@ func (m *Mounts) enter(path string) *mountCount {
 }
 
 func (m *Mounts) leave(path string, c *mountCount) {
-	count := c.count
 	c.mu.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c.holders--
-	if c.holders == 0 && count == 0 {
+	if c.holders == 0 && c.count == 0 { // nobody else can be changing it
 		delete(m.byPath, path) // the next user looks again, which is right then too: nothing is mounted
 	}
 }
