@@ -126,6 +126,15 @@ func (u usedImages) UsingImage(id digest.Digest) []images.ContainerUse {
 	return list
 }
 
+// volumeUsers tells the volumes who uses them. The containers are opened later than the volumes, and until then nobody
+// can ask for a removal.
+func (d *Daemon) volumeUsers(context.Context) map[string][]string {
+	if d.containers == nil {
+		return nil
+	}
+	return d.containers.VolumeUsers()
+}
+
 // containerImages shows the images to the containers.
 type containerImages struct{ s *images.Service }
 
@@ -311,7 +320,7 @@ func (n containerNetworks) Restore(ctx context.Context, active map[string]string
 // networkOptions translates the configuration for the network controller.
 func (d *Daemon) networkOptions() (network.Options, error) {
 	o := network.Options{
-		DataDir: filepath.Join(d.cfg.Root, "network", "files"), ExecRoot: d.cfg.ExecRoot, EngineID: d.engineID,
+		DataDir: filepath.Join(d.cfg.Root, "network", "files"), StateDir: d.statePath("network"), ExecRoot: d.cfg.ExecRoot, EngineID: d.engineID,
 		DefaultBridge: network.DefaultBridge{Name: d.cfg.Bridge, MTU: d.cfg.MTU},
 		Events:        d.events, Zones: zoneWriter{}, DNSSearch: d.cfg.DNSSearch, DNSOptions: d.cfg.DNSOptions,
 	}

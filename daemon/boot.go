@@ -329,7 +329,8 @@ func (d *Daemon) openVolumes(ctx context.Context) (io.Closer, error) {
 	var err error
 	d.volumes, err = volumes.Open(ctx, volumes.Options{
 		Dir: dir, StateDir: d.statePath("volumes"), Events: d.events,
-		Drivers: map[string]volumes.Driver{volumes.DefaultDriver: local.New(local.Options{Dir: dir, StateDir: d.statePath("volumes")})},
+		References: d.volumeUsers,
+		Drivers:    map[string]volumes.Driver{volumes.DefaultDriver: local.New(local.Options{Dir: dir, StateDir: d.statePath("volumes")})},
 	})
 	return d.volumes, err
 }

@@ -81,6 +81,7 @@ func (s *Service) Create(ctx context.Context, req api.CreateRequest) (resp conta
 		return resp, err
 	}
 	undo.add(func() error { return mounts.undo(ctx, s, r) })
+	defer s.dropClaims(id)
 	if err := mounts.create(ctx, s, r); err != nil {
 		return resp, err
 	}

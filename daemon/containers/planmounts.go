@@ -76,6 +76,7 @@ func (m *createMounts) create(ctx context.Context, s *Service, r *Record) error 
 			return err
 		}
 		m.held = append(m.held, heldVolume{name: v.Name, anonymous: need.Name == ""})
+		s.claim(v.Name, r.ID)
 		need.Fill(v.Name, v.Driver, v.Mountpoint)
 		if err := fault.Point("containers.create.volume"); err != nil {
 			return err
@@ -137,4 +138,39 @@ func (s *Service) copyUp(ctx context.Context, r *Record, m *createMounts) (err e
 		}
 	}
 	return nil
+}
+
+// claim notes that a container which is being created uses a volume.
+func (s *Service) claim(volume, id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claims[id] = append(s.claims[id], volume)
+}
+
+// dropClaims forgets the claims of a container that has been created, or will not be.
+func (s *Service) dropClaims(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.claims, id)
+}
+
+// VolumeUsers lists the containers that use each volume, by the records: those that exist and those that are being
+// created.
+func (s *Service) VolumeUsers() map[string][]string {
+	users := map[string][]string{}
+	for _, c := range s.all() {
+		for _, m := range c.record.Load().MountPoints {
+			if m.Name != "" {
+				users[m.Name] = append(users[m.Name], c.id)
+			}
+		}
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for id, names := range s.claims {
+		for _, name := range names {
+			users[name] = append(users[name], id)
+		}
+	}
+	return users
 }

@@ -63,10 +63,11 @@ type Service struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	mu    sync.RWMutex          // guards byID, names and order; taken alone
-	byID  map[string]*Container // every container, broken ones included
-	names map[string]string     // name without slash -> id
-	execs map[string]*exec      // exec id -> exec; guarded by mu
+	mu     sync.RWMutex          // guards the maps; taken alone
+	byID   map[string]*Container // every container, broken ones included
+	names  map[string]string     // name without slash -> id
+	execs  map[string]*exec      // exec id -> exec; guarded by mu
+	claims map[string][]string   // volumes of containers that are being created, by container id
 
 	closing  atomic.Bool // the daemon stops its containers
 	pruning  sync.Mutex  // held while a prune runs
@@ -79,7 +80,7 @@ func New(cfg Config, layers Layers, images Images, volumes Volumes, networks Net
 	return &Service{
 		cfg: cfg, layers: layers, images: images, volumes: volumes, networks: networks, runtime: rt, journal: j,
 		events: pub, log: log, ctx: ctx, cancel: cancel,
-		byID: map[string]*Container{}, names: map[string]string{}, execs: map[string]*exec{},
+		byID: map[string]*Container{}, names: map[string]string{}, execs: map[string]*exec{}, claims: map[string][]string{},
 	}
 }
 
