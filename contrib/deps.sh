@@ -17,6 +17,13 @@ if [ "${1:-run}" = test ]; then
   want curl curl
   want strace strace
   want setfattr attr
+  want cpio cpio
+  want modprobe kmod
+  want dmsetup dmsetup
+  want patchelf patchelf
+  want mmdebstrap mmdebstrap
+  want systemd-nspawn systemd-container
+  want qemu-system-x86_64 qemu-system-x86
 fi
 [ ${#need[@]} = 0 ] && exit 0
 sudo=; [ "$(id -u)" = 0 ] || sudo=sudo

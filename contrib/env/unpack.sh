@@ -4,12 +4,7 @@
 set -euo pipefail
 suite=$1 dir=$2
 shift 2
-mirror=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(SITE)' 'Created-By: Packages' | awk -F'|' '$1=="Debian" && $2=="Debian"{print $3; exit}')
-if [ -z "$mirror" ]; then
-  apt-get update -qq
-  mirror=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(SITE)' 'Created-By: Packages' | awk -F'|' '$1=="Debian" && $2=="Debian"{print $3; exit}')
-fi
-[ -n "$mirror" ] || { echo "unpack.sh: apt knows no Debian mirror" >&2; exit 1; }
+. "$(dirname "$0")/mirror.sh"
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$work/sources.list"
