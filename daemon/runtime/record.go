@@ -135,13 +135,13 @@ func (r *Shims) runcState(id string) string {
 // deleteDead removes what is left of a container whose shim is gone.
 func (r *Shims) deleteDead(ctx context.Context, id, dir string) error {
 	if pid := r.orphanedInit(id, dir); pid != 0 {
-		return fmt.Errorf("delete %s: its process %d runs without a shim: %w", ids.Short(id), pid, errdefs.ErrUnavailable)
+		return fmt.Errorf("its process %d runs without a shim: %w", pid, errdefs.ErrUnavailable)
 	}
 	if _, err := os.Lstat(r.runcState(id)); err == nil {
 		out, err := exec.CommandContext(ctx, r.runcPath, "--root", filepath.Dir(r.runcState(id)),
 			"delete", "--force", id).CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("delete %s from runc: %w: %s", ids.Short(id), err, bytes.TrimSpace(out))
+			return fmt.Errorf("delete from runc: %w: %s", err, bytes.TrimSpace(out))
 		}
 	}
 	return removeDir(dir)
