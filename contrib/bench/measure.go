@@ -159,7 +159,7 @@ func (b *bench) live() error {
 	var first, last [2][]float64
 	for range (b.rounds + 1) / 2 {
 		for i, p := range b.peers {
-			if err := p.down(syscall.SIGKILL); err != nil {
+			if err := p.down(syscall.SIGTERM); err != nil {
 				return err
 			}
 			started := time.Now()

@@ -140,7 +140,7 @@ func (p *peer) shimPSS() (sum int64, count int, err error) {
 			continue
 		}
 		exe, err := os.Readlink(filepath.Join("/proc", e.Name(), "exe"))
-		if err != nil || !strings.HasPrefix(filepath.Base(exe), p.shim) {
+		if err != nil || !strings.HasPrefix(filepath.Base(exe), p.shim) || !sameNetwork(e.Name()) {
 			continue
 		}
 		n, err := pss(pid)
@@ -151,6 +151,13 @@ func (p *peer) shimPSS() (sum int64, count int, err error) {
 		count++
 	}
 	return sum, count, nil
+}
+
+// sameNetwork reports whether a process is in our network namespace: others may run containers on this machine.
+func sameNetwork(pid string) bool {
+	mine, err := os.Readlink("/proc/self/ns/net")
+	theirs, err2 := os.Readlink(filepath.Join("/proc", pid, "ns/net"))
+	return err == nil && err2 == nil && mine == theirs
 }
 
 func pss(pid int) (int64, error) {
