@@ -1,12 +1,15 @@
 # make run   installs what is missing, builds, starts the daemon in this checkout and runs a first container
 # make stop  ends it and removes everything it left
 # make test  installs what the tests need and runs them all
+# make soak  runs the crash and stress runs at full length
+# make install  puts the binaries and the systemd units below DESTDIR
 GO ?= go
 VERSION ?= 0.1.0-dev
 LDFLAGS = -s -w -X main.version=$(VERSION)
 BIN = $(CURDIR)/bin
+PREFIX ?= /usr
 
-.PHONY: run stop test build bench lint clean deps e2e
+.PHONY: run stop test soak install build bench lint clean deps e2e
 
 run: build
 	@contrib/run.sh
@@ -26,6 +29,15 @@ build:
 test: build lint
 	@contrib/deps.sh test
 	@contrib/test.sh
+
+soak: build
+	@contrib/deps.sh test
+	STATED_SOAK=long PATH="$(BIN):$$PATH" $(GO) test -count=1 -v -timeout 6h ./contrib/soak ./contrib/systemdtest ./contrib/vmtest
+
+install: build
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/stated $(BIN)/stated-shim
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system contrib/systemd/stated.service contrib/systemd/stated.socket
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/stated docs/systemd.md
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
