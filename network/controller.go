@@ -40,6 +40,9 @@ import (
 type Options struct {
 	// DataDir holds local-kv.db: <data root>/network/files.
 	DataDir string
+	// StateDir holds the safety copy of the file and what was set aside of it, on the same file system; DataDir when
+	// empty.
+	StateDir string
 	// ExecRoot holds what does not outlive a reboot: netns/ and dns/.
 	ExecRoot string
 	// EngineID is the id of the engine; it determines the IPv6 pools, and Table when that is empty.
@@ -174,7 +177,7 @@ func Open(ctx context.Context, opts Options) (_ *Controller, err error) {
 	if err != nil {
 		return nil, err
 	}
-	kv, err := boltdb.Open(ctx, boltdb.Options{Path: filepath.Join(opts.DataDir, "local-kv.db")})
+	kv, err := boltdb.Open(ctx, boltdb.Options{Path: filepath.Join(opts.DataDir, "local-kv.db"), StateDir: opts.StateDir})
 	if err != nil {
 		return nil, err
 	}

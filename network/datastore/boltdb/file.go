@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// goodSuffix names the copy that a clean start leaves beside the file.
+// goodSuffix names the copy that a clean start leaves in the state directory.
 const goodSuffix = ".good"
 
 // checkFile verifies the file's pages before bbolt maps them: bbolt trusts them, and a damaged file can make it
@@ -39,16 +39,16 @@ func (s *Store) checkFile(ctx context.Context, wait time.Duration) error {
 	if damage == nil {
 		return nil
 	}
-	aside := fmt.Sprintf("%s.damaged-%d", s.path, time.Now().UnixNano())
+	aside := fmt.Sprintf("%s.damaged-%d", s.beside, time.Now().UnixNano())
 	if err := os.Rename(s.path, aside); err != nil {
 		return fmt.Errorf("move damaged network store aside: %w", err)
 	}
 	s.repair = fmt.Sprintf("network store %s was damaged (%v); it lies at %s now", s.path, damage, aside)
-	if good, err := os.Open(s.path + goodSuffix); err == nil {
+	if good, err := os.Open(s.beside + goodSuffix); err == nil {
 		bad := verify(good)
 		_ = good.Close() // only read
 		if bad == nil {
-			if err := copyFile(s.path+goodSuffix, s.path); err != nil {
+			if err := copyFile(s.beside+goodSuffix, s.path); err != nil {
 				return fmt.Errorf("restore network store from its copy: %w", err)
 			}
 			s.repair += "; the copy of the last clean start took its place"
@@ -102,11 +102,11 @@ func lockHolder(path string) int {
 
 func (s *Store) keepGoodCopy() error {
 	return s.db.View(func(tx *bolt.Tx) error {
-		tmp := s.path + goodSuffix + ".tmp"
+		tmp := s.beside + goodSuffix + ".tmp"
 		if err := tx.CopyFile(tmp, 0o644); err != nil {
 			return err
 		}
-		return os.Rename(tmp, s.path+goodSuffix)
+		return os.Rename(tmp, s.beside+goodSuffix)
 	})
 }
 

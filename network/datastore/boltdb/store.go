@@ -40,6 +40,8 @@ const indexLen = 8
 type Options struct {
 	Path   string
 	Bucket string // DefaultBucket when empty
+	// StateDir holds the safety copy and what is set aside, on the same file system; the file's directory when empty.
+	StateDir string
 	// LockWait bounds the wait for another process that has the file open; one second when zero.
 	LockWait time.Duration
 }
@@ -47,6 +49,7 @@ type Options struct {
 // Store is an open file.
 type Store struct {
 	path   string
+	beside string // path of the copy and of what is set aside, without their suffixes
 	bucket []byte
 
 	commit sync.Mutex // held by the one writer that commits; guards db, index and the file's identity
@@ -76,7 +79,13 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(opts.Path), 0o750); err != nil {
 		return nil, fmt.Errorf("open network store: %w", err)
 	}
-	s := &Store{path: opts.Path, bucket: []byte(opts.Bucket)}
+	if opts.StateDir == "" {
+		opts.StateDir = filepath.Dir(opts.Path)
+	}
+	if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("open network store: %w", err)
+	}
+	s := &Store{path: opts.Path, beside: filepath.Join(opts.StateDir, filepath.Base(opts.Path)), bucket: []byte(opts.Bucket)}
 	if err := s.checkFile(ctx, opts.LockWait); err != nil {
 		return nil, err
 	}

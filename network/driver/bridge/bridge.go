@@ -151,6 +151,12 @@ func (d *Driver) ensureBridge(n *driver.Network, doc *document, link netlink.Lin
 		if err := d.mayUse(link); err != nil {
 			return err
 		}
+		// dockerd gives the default network a new id at each of its starts.
+		if alias := link.Attrs().Alias; strings.HasPrefix(alias, d.mark+":") && alias != d.mark+":"+n.ID {
+			if err := d.host.LinkSetAlias(link, d.mark+":"+n.ID); err != nil {
+				return fmt.Errorf("mark the interface: %w", err)
+			}
+		}
 	} else {
 		if doc.BridgeIfaceCreator == creatorUser && !doc.DefaultBridge {
 			return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("bridge %s, which the network was created upon, is gone", doc.BridgeName))

@@ -32,7 +32,8 @@ func (d *Driver) Sync(ctx context.Context, networks []*driver.Network, attachmen
 	}
 	failed := map[string]error{}
 	var rules []nft.Element
-	wanted := map[string]bool{}
+	wanted := map[string]bool{} // ids of networks and endpoints
+	inUse := map[string]bool{}  // names of bridges, whose marks may have been another network's until now
 	for _, n := range networks {
 		wanted[n.ID] = true
 		doc, err := read(n)
@@ -49,6 +50,7 @@ func (d *Driver) Sync(ctx context.Context, networks []*driver.Network, attachmen
 			failed[n.ID] = fmt.Errorf("make bridge %s: %w", doc.BridgeName, err)
 			continue
 		}
+		inUse[doc.BridgeName] = true
 		rules = append(rules, doc.rules()...)
 	}
 	for _, a := range attachments {
@@ -64,7 +66,7 @@ func (d *Driver) Sync(ctx context.Context, networks []*driver.Network, attachmen
 	}
 	var left []string
 	for name, l := range byName {
-		if id, ours := strings.CutPrefix(l.Attrs().Alias, d.mark+":"); ours && !wanted[id] {
+		if id, ours := strings.CutPrefix(l.Attrs().Alias, d.mark+":"); ours && !wanted[id] && !inUse[name] {
 			left = append(left, name)
 		}
 	}
