@@ -480,7 +480,7 @@ func TestPidReuse(t *testing.T) {
 	task := w.run(t, r, runtime.SpawnRequest{}, "wait")
 	pid := Value(t, Of(task.State(ctx))).Pid
 	w.killShim(t, task.ID())
-	Must(t, syscall.Kill(pid, syscall.SIGKILL))
+	_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended of its broken output
 	// Make runc's record name a process that lives but started at another time.
 	path := filepath.Join(w.execRoot, "runc", task.ID(), "state.json")
 	var state map[string]any

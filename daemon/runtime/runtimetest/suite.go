@@ -600,7 +600,12 @@ func testTwoDaemons(t *testing.T, h *Harness) {
 
 func testShimKilled(t *testing.T, h *Harness) {
 	ctx := testContext(t)
-	task := start(t, h, runtime.SpawnRequest{}, "wait")
+	task := Spawn(t, h.Runtime, runtime.SpawnRequest{})
+	s := Value(t, Of(task.Attach(ctx, runtime.AttachRequest{Stdout: true})))
+	defer s.Close()
+	create(t, h, task, runtime.SpawnRequest{}, "wait")
+	Must(t, task.Start(ctx))
+	readUntil(t, s, "ready\n") // it would not survive to write this to nobody
 	pid := wantStatus(t, task, runtime.StatusRunning).Pid
 	h.KillShim(t, task.ID())
 	if _, err := task.State(ctx); !errdefs.IsUnavailable(err) {
