@@ -188,15 +188,8 @@ func decodeRecord(id string, config, host []byte) (*Record, error) {
 			return nil, fmt.Errorf("read %s: %w", hostConfigFile, err)
 		}
 	}
-	var err error
-	if r.unknown, err = unknownFields(config, recordFields); err != nil {
-		return nil, err
-	}
-	if host != nil {
-		if r.hostUnknown, err = unknownFields(host, hostConfigFields); err != nil {
-			return nil, err
-		}
-	}
+	r.unknown = unknownFields(config, recordFields)
+	r.hostUnknown = unknownFields(host, hostConfigFields)
 	r.migrate()
 	return r, nil
 }
@@ -244,7 +237,7 @@ var (
 	hostConfigFields = jsonNames(reflect.TypeFor[container.HostConfig]())
 )
 
-// jsonNames lists the lower-cased JSON names of a struct's fields, embedded ones included.
+// jsonNames lists the JSON names of a struct's fields, embedded ones included, as written and in lower case.
 func jsonNames(t reflect.Type) map[string]bool {
 	names := map[string]bool{}
 	for _, f := range reflect.VisibleFields(t) {
@@ -258,25 +251,7 @@ func jsonNames(t reflect.Type) map[string]bool {
 		if name == "" {
 			name = f.Name
 		}
-		names[strings.ToLower(name)] = true
+		names[name], names[strings.ToLower(name)] = true, true
 	}
 	return names
-}
-
-// unknownFields returns the members of a JSON object that are not in known. The common case, none, costs one scan.
-func unknownFields(doc []byte, known map[string]bool) (map[string]json.RawMessage, error) {
-	var all map[string]json.RawMessage
-	if err := json.Unmarshal(doc, &all); err != nil {
-		return nil, err
-	}
-	var unknown map[string]json.RawMessage
-	for name, value := range all {
-		if !known[strings.ToLower(name)] {
-			if unknown == nil {
-				unknown = map[string]json.RawMessage{}
-			}
-			unknown[name] = slices.Clone(value)
-		}
-	}
-	return unknown, nil
 }
