@@ -272,7 +272,7 @@ func (c *Controller) assignAddresses(ctx context.Context, e *endpoint, j sandbox
 			return nil
 		}
 		if last == nil && want.IsValid() {
-			last = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid endpoint settings:\nno configured subnet contains IP address %s", want))
+			last = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid endpoint settings:\nno configured subnet or ip-range contain the IP address %s", want))
 		}
 		return last
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -88,7 +89,11 @@ func (c *Controller) hold(ctx context.Context, b *box, planned []*endpoint, join
 	want = onEveryAddress(want)
 	bound, err := join.Holder.HoldPorts(ctx, e.id(), want)
 	if err != nil {
-		return fmt.Errorf("failed to set up container networking: %w", err)
+		if holder := c.portHolder(want); holder != nil && errdefs.IsConflict(err) {
+			err = errdefs.ErrConflict.WithMessage(fmt.Sprintf("Bind for %s failed: port is already allocated",
+				net.JoinHostPort(holder.HostIP, strconv.Itoa(int(holder.HostPort)))))
+		}
+		return fmt.Errorf("failed to set up container networking: driver failed programming external connectivity on endpoint %s (%s): %w", e.obj.doc.Name, e.id(), err)
 	}
 	if len(bound) != len(want) {
 		return fmt.Errorf("asked for %d ports, got %d: %w", len(want), len(bound), errdefs.ErrInternal)
@@ -98,6 +103,26 @@ func (c *Controller) hold(ctx context.Context, b *box, planned []*endpoint, join
 	}
 	return e.setPorts(bound)
 }
+
+// portHolder is a published port of another container that stands in the way of one in want, or nil.
+func (c *Controller) portHolder(want []sandbox.Port) *sandbox.Port {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.networks {
+		for _, e := range n.endpoints {
+			for _, have := range e.ports {
+				if slices.ContainsFunc(want, func(w sandbox.Port) bool {
+					return w.Proto == have.Proto && w.HostPort == have.HostPort && w.HostPortEnd <= w.HostPort && (w.HostIP == have.HostIP || isWildcard(w.HostIP) || isWildcard(have.HostIP))
+				}) {
+					return &have
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func isWildcard(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }
 
 // wantedPorts fills in the container's address and the address to bind. A port that names no address is bound on
 // every address of the host, of both families.

@@ -68,6 +68,9 @@ func (s *Service) Create(ctx context.Context, req api.CreateRequest) (resp conta
 		return resp, err
 	}
 	undo.add(func() error { s.releaseName(strings.TrimPrefix(name, "/"), id); return nil })
+	if len(hc.Links) > 0 {
+		return resp, errLinks
+	}
 	if err := s.resolvePeers(hc); err != nil {
 		return resp, err
 	}
@@ -159,18 +162,18 @@ func (s *Service) resolvePeers(hc *container.HostConfig) error {
 	resolve := func(ref string) (string, error) {
 		c, err := s.lookup(ref)
 		if err != nil {
-			return "", err
+			return "", errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}
 		return "container:" + c.id, nil
 	}
 	var err error
 	if hc.NetworkMode.IsContainer() {
-		var mode string
-		if mode, err = resolve(hc.NetworkMode.ConnectedContainer()); err == nil {
+		// One that is not there is looked up again when the container starts.
+		if mode, err := resolve(hc.NetworkMode.ConnectedContainer()); err == nil {
 			hc.NetworkMode = container.NetworkMode(mode)
 		}
 	}
-	if err == nil && hc.PidMode.IsContainer() {
+	if hc.PidMode.IsContainer() {
 		var mode string
 		if mode, err = resolve(hc.PidMode.Container()); err == nil {
 			hc.PidMode = container.PidMode(mode)
@@ -275,6 +278,9 @@ func (s *Service) setNetworks(ctx context.Context, r *Record, wanted *network.Ne
 			return err
 		}
 		e := &EndpointSettings{}
+		if err := s.checkEndpoint(ref, ep); err != nil {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid config for network %s: %s", key.Name, err))
+		}
 		if ep != nil {
 			e.EndpointSettings = *ep.Copy()
 			if len(ep.MacAddress) > 0 {
@@ -300,6 +306,22 @@ func (s *Service) setNetworks(ctx context.Context, r *Record, wanted *network.Ne
 	return nil
 }
 
+// errLinks refuses what would otherwise be silently without effect.
+var errLinks = errdefs.ErrNotImplemented.WithMessage("legacy container links are not supported by stated: connect both containers to a user-defined network instead")
+
+// checkEndpoint says what is wrong with what a user wants of a network.
+func (s *Service) checkEndpoint(ref string, ep *network.EndpointSettings) error {
+	switch {
+	case ep == nil:
+		return nil
+	case len(ep.Links) > 0:
+		return errLinks
+	case ep.IPAMConfig == nil:
+		return nil
+	}
+	return s.networks.CheckEndpoint(ref, ep.IPAMConfig.IPv4Address, ep.IPAMConfig.IPv6Address)
+}
+
 func (s *Service) networkKey(ctx context.Context, ref string) (Network, error) {
 	nw, err := s.networks.Network(ctx, ref)
 	if errdefs.IsNotFound(err) {
@@ -313,13 +335,13 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 	if name == "" || ref == "" {
 		return errdefs.ErrInvalidArgument.WithMessage("Neither old nor new names may be empty")
 	}
-	full, err := settings.CheckName(name)
-	if err != nil {
-		return err
-	}
 	c, err := s.lookup(ref)
 	if err != nil {
 		return err
+	}
+	full, err := settings.CheckName(name)
+	if err != nil {
+		return errdefs.ErrInvalidArgument.WithMessage("Error when allocating new name: " + strings.Replace(err.Error(), "("+name+")", "(/"+strings.TrimPrefix(name, "/")+")", 1))
 	}
 	if err := c.lock(ctx); err != nil {
 		return err
@@ -330,7 +352,7 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 		return errdefs.ErrInvalidArgument.WithMessage("Renaming a container with the same name as its current name")
 	}
 	if err := s.reserve(strings.TrimPrefix(full, "/"), c.id); err != nil {
-		return err
+		return errdefs.ErrConflict.WithMessage("Error when allocating new name: " + err.Error())
 	}
 	if _, err := s.commit(ctx, c, func(r *Record) { r.Name = full }); err != nil {
 		s.releaseName(strings.TrimPrefix(full, "/"), c.id)

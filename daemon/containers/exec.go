@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	api "stated.dev/stated/api/router/containers"
 	"stated.dev/stated/daemon/runtime"
@@ -38,6 +39,7 @@ type exec struct {
 	running  bool
 	pid      int
 	exitCode *int
+	done     chan struct{} // closed with exitCode set
 }
 
 // ExecCreate prepares a process; nothing runs yet.
@@ -57,7 +59,10 @@ func (s *Service) ExecCreate(ctx context.Context, ref string, req container.Exec
 	if err != nil {
 		return "", err
 	}
-	e := &exec{id: ids.New(), container: c, run: r, req: req, keys: keys}
+	if _, err := s.execProcess(r, c.record.Load(), req, nil); err != nil {
+		return "", err
+	}
+	e := &exec{id: ids.New(), container: c, run: r, req: req, keys: keys, done: make(chan struct{})}
 	s.mu.Lock()
 	s.execs[e.id] = e
 	s.mu.Unlock()
@@ -135,13 +140,7 @@ func (s *Service) runExec(ctx context.Context, e *exec, req container.ExecStartR
 	if size == nil {
 		size = e.req.ConsoleSize
 	}
-	input := ocispec.Input{ID: rec.ID, Config: rec.Config, HostConfig: rec.HostConfig, Path: rec.Path, Args: rec.Args, Rootfs: e.run.root, Host: s.cfg.Host,
-		Security: ocispec.Security{ProcessLabel: rec.ProcessLabel, AppArmorProfile: rec.AppArmorProfile, NoNewPrivileges: rec.NoNewPrivileges}}
-	want := ocispec.ExecRequest{Args: e.req.Cmd, Env: e.req.Env, User: e.req.User, WorkingDir: e.req.WorkingDir, Tty: e.req.Tty, Privileged: e.req.Privileged}
-	if size != nil {
-		want.ConsoleSize = *size
-	}
-	process, err := ocispec.BuildExec(input, want)
+	process, err := s.execProcess(e.run, rec, e.req, size)
 	if err != nil {
 		return nil, err
 	}
@@ -173,16 +172,62 @@ func (s *Service) runExec(ctx context.Context, e *exec, req container.ExecStartR
 	if stream == nil {
 		return nil, nil
 	}
-	return stream, nil
+	return &execStream{Stream: stream, done: e.done, closed: make(chan struct{})}, nil
+}
+
+// execProcess describes the process of an exec to the runtime.
+func (s *Service) execProcess(r *run, rec *Record, req container.ExecCreateRequest, size *[2]uint) (*specs.Process, error) {
+	input := ocispec.Input{ID: rec.ID, Config: rec.Config, HostConfig: rec.HostConfig, Path: rec.Path, Args: rec.Args, Rootfs: r.root, Host: s.cfg.Host,
+		Security: ocispec.Security{ProcessLabel: rec.ProcessLabel, AppArmorProfile: rec.AppArmorProfile, NoNewPrivileges: rec.NoNewPrivileges}}
+	want := ocispec.ExecRequest{Args: req.Cmd, Env: req.Env, User: req.User, WorkingDir: req.WorkingDir, Tty: req.Tty, Privileged: req.Privileged}
+	if size != nil {
+		want.ConsoleSize = *size
+	}
+	return ocispec.BuildExec(input, want)
+}
+
+// execStream is the output of an exec. It ends after the exit code is known, because clients ask for that next.
+type execStream struct {
+	api.Stream
+	done   <-chan struct{}
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (x *execStream) Read(b []byte) (int, error) {
+	n, err := x.Stream.Read(b)
+	if n > 0 || err == nil {
+		return n, nil
+	}
+	select {
+	case <-x.done:
+	case <-x.closed:
+	}
+	return 0, err
+}
+
+func (x *execStream) Close() error {
+	x.once.Do(func() { close(x.closed) })
+	return x.Stream.Close()
 }
 
 func translateExecError(err error, command string) error {
 	translated := translateStartError(err, command)
 	var se *startError
 	if errors.As(translated, &se) {
-		return &startError{code: se.code, error: errdefs.ErrInvalidArgument.WithMessage("OCI runtime exec failed: " + err.Error())}
+		return &startError{code: se.code, error: errdefs.ErrInvalidArgument.WithMessage(execText(err))}
 	}
-	return fmt.Errorf("OCI runtime exec failed: %w", err)
+	return errors.New(execText(err))
+}
+
+// execText is the runtime's text from where it speaks of the exec, which is what users know.
+func execText(err error) string {
+	const begin = "OCI runtime exec failed: "
+	text := err.Error()
+	if i := strings.LastIndex(text, begin); i >= 0 {
+		return text[i:]
+	}
+	return begin + text
 }
 
 // watchExec waits for the end of an exec.
@@ -204,7 +249,11 @@ func (s *Service) watchExec(e *exec, p runtime.Process) {
 func (e *exec) ended(code int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.running, e.exitCode = false, &code
+	e.running = false
+	if e.exitCode == nil {
+		close(e.done)
+	}
+	e.exitCode = &code
 }
 
 func (e *exec) isRunning() bool {
@@ -292,7 +341,7 @@ func (s *Service) restoreExecs(ctx context.Context, c *Container, r *run) error 
 		if err != nil {
 			return fmt.Errorf("ask for exec %s: %w", p.ID(), err)
 		}
-		e := &exec{id: p.ID(), container: c, run: r, process: p, started: true, pid: state.Pid,
+		e := &exec{id: p.ID(), container: c, run: r, process: p, started: true, pid: state.Pid, done: make(chan struct{}),
 			req: container.ExecCreateRequest{Cmd: []string{""}}}
 		s.mu.Lock()
 		s.execs[e.id] = e

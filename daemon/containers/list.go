@@ -231,7 +231,7 @@ func (s *Service) parseListFilter(ctx context.Context, req api.ListRequest) (*li
 	}
 	for _, v := range f.args["health"] {
 		if err := container.ValidateHealthStatus(container.HealthStatus(v)); err != nil {
-			return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'health=%s': %s", v, err))
 		}
 	}
 	var err error
@@ -251,7 +251,7 @@ func (s *Service) parseListFilter(ctx context.Context, req api.ListRequest) (*li
 	for _, key := range []string{"expose", "publish"} {
 		for _, v := range f.args[key] {
 			if _, err := parsePortFilter(v); err != nil {
-				return nil, err
+				return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("error while looking up for %s %s: %s", key, v, err))
 			}
 		}
 	}
@@ -283,7 +283,7 @@ func (f *listFilter) match(r *Record) bool {
 		!a.MatchAny("volume", func(want string) bool { return hasVolume(r.MountPoints, want) }),
 		!a.MatchAny("network", func(want string) bool { return hasNetwork(r, want) }),
 		!a.MatchAny("expose", func(want string) bool { return hasPort(maps.Keys(r.Config.ExposedPorts), want) }),
-		!a.MatchAny("publish", func(want string) bool { return hasPort(maps.Keys(r.HostConfig.PortBindings), want) }):
+		!a.MatchAny("publish", func(want string) bool { return hasPort(hostPortsOf(r), want) }):
 		return false
 	}
 	return true
@@ -325,7 +325,7 @@ func hasVolume(mounts map[string]*mountpoint.MountPoint, want string) bool {
 
 func hasNetwork(r *Record, want string) bool {
 	for name, ep := range r.NetworkSettings.Networks {
-		if name == want || ep.NetworkID == want || (len(want) >= 12 && strings.HasPrefix(ep.NetworkID, want)) {
+		if name == want || strings.HasPrefix(ep.NetworkID, want) {
 			return true
 		}
 	}
@@ -340,11 +340,19 @@ type portRange struct {
 
 func parsePortFilter(text string) (portRange, error) {
 	ports, proto, _ := strings.Cut(text, "/")
-	first, last, err := hostPorts(ports)
-	if err != nil || first == 0 {
-		return portRange{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid port '%s'", text))
+	from, to, ranged := strings.Cut(ports, "-")
+	if !ranged {
+		to = from
 	}
-	return portRange{first: first, last: last, proto: cmp.Or(proto, "tcp")}, nil
+	first, err := strconv.ParseUint(from, 10, 16)
+	if err != nil {
+		return portRange{}, err
+	}
+	last, err := strconv.ParseUint(to, 10, 16)
+	if err != nil {
+		return portRange{}, err
+	}
+	return portRange{first: uint16(first), last: uint16(last), proto: cmp.Or(proto, "tcp")}, nil
 }
 
 func hasPort(ports func(func(network.Port) bool), want string) bool {
@@ -358,6 +366,25 @@ func hasPort(ports func(func(network.Port) bool), want string) bool {
 		}
 	}
 	return false
+}
+
+// hostPortsOf yields the ports of the host that the container asks for, which the filter publish looks at.
+func hostPortsOf(r *Record) func(func(network.Port) bool) {
+	return func(yield func(network.Port) bool) {
+		for port, bindings := range r.HostConfig.PortBindings {
+			for _, b := range bindings {
+				first, last, err := hostPorts(b.HostPort)
+				if err != nil || first == 0 {
+					continue // checked when the container was made; 0 is any port
+				}
+				for n := int(first); n <= int(last); n++ {
+					if p, ok := network.PortFrom(uint16(n), port.Proto()); ok && !yield(p) {
+						return
+					}
+				}
+			}
+		}
+	}
 }
 
 // untilFilter reads the filter until: a time, or a duration back from now.
@@ -378,7 +405,7 @@ func untilFilter(f filters.Args) (time.Time, error) {
 	if secs, err := strconv.ParseFloat(values[0], 64); err == nil {
 		return time.Unix(0, int64(secs*1e9)), nil
 	}
-	return time.Time{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'until=%s'", values[0]))
+	return time.Time{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("failed to parse value as time or duration: %q", values[0]))
 }
 
 // Use is one container's use of an image.

@@ -385,12 +385,18 @@ func (s *Service) Connect(ctx context.Context, nw Network, req ConnectRequest) e
 	switch {
 	case rec.State.Dead:
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is marked for removal and cannot be connected or disconnected to the network", rec.ID))
-	case mode.IsContainer():
+	case mode.IsContainer(), mode.IsHost() && nw.Driver != "host":
 		return errdefs.ErrInvalidArgument.WithMessage("container sharing network namespace with another container or host cannot be connected to any other network")
-	case mode.IsHost() != (nw.Driver == "host"):
-		return errdefs.ErrPermissionDenied.WithMessage("container cannot be connected to host network or disconnected from it")
+	case !mode.IsHost() && nw.Driver == "host":
+		return errdefs.ErrInvalidArgument.WithMessage("cannot connect container to host network - container must be created in host network mode")
+	case mode.IsNone() != (nw.Driver == "null"):
+		return errdefs.ErrInvalidArgument.WithMessage("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	}
-	if ep, connected := rec.NetworkSettings.Networks[nw.Name]; connected && (c.live() == nil || ep.EndpointID != "") {
+	if err := s.checkEndpoint(nw.ID, req.Endpoint); err != nil {
+		return err
+	}
+	// A container that does not run takes the new settings in place of those it has.
+	if ep, connected := rec.NetworkSettings.Networks[nw.Name]; connected && c.live() != nil && (ep.EndpointID != "" || mode.IsHost() || mode.IsNone()) {
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("endpoint with name %s already exists in network %s", rec.name(), nw.Name))
 	}
 	ep := &EndpointSettings{}
@@ -437,12 +443,12 @@ func (s *Service) Disconnect(ctx context.Context, nw Network, ref string, force 
 	}
 	defer c.unlock()
 	rec := c.record.Load()
-	if rec.HostConfig.NetworkMode.IsHost() {
-		return errdefs.ErrPermissionDenied.WithMessage("container cannot be disconnected from host network or connected to host network")
+	if rec.HostConfig.NetworkMode.IsHost() && nw.Driver == "host" {
+		return errdefs.ErrInvalidArgument.WithMessage("cannot disconnect container from host network - container was created in host network mode")
 	}
 	ep, connected := rec.NetworkSettings.Networks[nw.Name]
 	if !connected {
-		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("container %s is not connected to network %s", rec.ID, nw.Name))
+		return fmt.Errorf("container %s is not connected to network %s", rec.ID, nw.Name)
 	}
 	run := c.live()
 	if run != nil && ep.EndpointID != "" {

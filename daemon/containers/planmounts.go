@@ -39,7 +39,7 @@ func (s *Service) planMounts(ctx context.Context, r *Record, volumes map[string]
 		}
 		other, err := s.lookup(ref)
 		if err != nil {
-			return nil, err
+			return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}
 		in.VolumesFrom = append(in.VolumesFrom, mountpoint.Source{Points: other.record.Load().MountPoints, Mode: mode})
 	}

@@ -3,6 +3,7 @@ package containers
 import (
 	"context"
 	"io/fs"
+	"net/netip"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
@@ -93,6 +94,8 @@ type Volume struct {
 type Networks interface {
 	// Network resolves a name, id or prefix.
 	Network(ctx context.Context, ref string) (Network, error)
+	// CheckEndpoint says what is wrong with the addresses that a user wants on a network.
+	CheckEndpoint(ref string, addrs ...netip.Addr) error
 	Attach(ctx context.Context, req sandbox.Request, joins []sandbox.JoinRequest) (*sandbox.Sandbox, error)
 	Join(ctx context.Context, join sandbox.JoinRequest) (*sandbox.Endpoint, error)
 	Leave(ctx context.Context, sandboxID, network string) error

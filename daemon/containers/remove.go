@@ -27,18 +27,21 @@ func (s *Service) Remove(ctx context.Context, ref string, req api.RemoveRequest)
 		return err
 	}
 	if req.Link {
-		return errdefs.ErrInvalidArgument.WithMessage("legacy container links are not supported by stated: connect both containers to a user-defined network instead")
+		return errLinks
 	}
 	rec := c.record.Load()
 	if state := rec.State; state.Running && !req.Force {
 		what := "running"
-		hint := "stop the container before removing or force remove"
 		if state.Paused {
-			what, hint = "paused", "unpause and then stop the container before removing or force remove"
+			what = "paused"
 		} else if state.Restarting {
 			what = "restarting"
 		}
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove container %q: container is %s: %s", strings.TrimPrefix(ref, "/"), what, hint))
+		text := fmt.Sprintf("cannot remove container %q: container is %s", strings.TrimPrefix(ref, "/"), what)
+		if state.Paused {
+			return errdefs.ErrConflict.WithMessage(text + " and must be unpaused first")
+		}
+		return errdefs.ErrConflict.WithMessage(text + ": stop the container before removing or force remove")
 	}
 	s.stopRestarting(ctx, c)
 	if err := c.lock(ctx); err != nil {

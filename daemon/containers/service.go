@@ -231,7 +231,7 @@ func (s *Service) recordFiles(r *Record) ([]journal.Change, error) {
 // lookup resolves a full id, a name with or without slash, or a unique prefix of an id.
 func (s *Service) lookup(ref string) (*Container, error) {
 	if ref == "" {
-		return nil, errdefs.ErrInvalidArgument.WithMessage("no container id or name given")
+		return nil, errdefs.ErrInvalidArgument.WithMessage("invalid name or ID supplied: \"\"")
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -126,6 +126,13 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	if err := branches.Wait(); err != nil {
 		return err
 	}
+	if rec.HostConfig.NetworkMode.IsContainer() {
+		borrowed, err := s.borrowHostname(rec)
+		if err != nil {
+			return err
+		}
+		rec = borrowed
+	}
 	if err := fault.Point("containers.start.prepared"); err != nil {
 		return err
 	}
@@ -164,6 +171,7 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	if _, err := s.commit(ctx, c, func(r *Record) {
 		r.setRunning(pid, at)
 		r.HasBeenManuallyStopped = false
+		r.Config = rec.Config
 		r.recordNetworks(sb)
 		r.adoptNetworkPeer(s)
 		for dest, id := range plan.mountIDs {
@@ -231,6 +239,10 @@ func startExitCode(err error) int {
 // translateStartError finds out from the runtime's text what was wrong with the command; the runtime has no codes.
 func translateStartError(err error, path string) error {
 	text := err.Error()
+	if i := strings.Index(text, "OCI runtime create failed"); i >= 0 {
+		text = "failed to create shim task: " + text[i:] // the step before it is ours, and users know Docker's
+	}
+	message := "failed to create task for container: " + text
 	has := func(parts ...string) bool {
 		for _, p := range parts {
 			if strings.Contains(text, p) {
@@ -239,14 +251,16 @@ func translateStartError(err error, path string) error {
 		}
 		return false
 	}
-	message := "failed to create task for container: " + text
 	switch {
 	case has("executable file not found", "no such file or directory", "system cannot find the file specified") && has(path, "exec"):
+		return &startError{code: 127, error: errdefs.ErrInvalidArgument.WithMessage(message)}
+	case has("error mounting") && has("not a directory"):
+		message += ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type"
 		return &startError{code: 127, error: errdefs.ErrInvalidArgument.WithMessage(message)}
 	case has("permission denied", "is a directory", "not a directory", "exec format error"):
 		return &startError{code: 126, error: errdefs.ErrInvalidArgument.WithMessage(message)}
 	}
-	return fmt.Errorf("failed to create task for container: %w", err)
+	return &startError{code: 128, error: errors.New(message)}
 }
 
 // spawn starts the container's shim.
@@ -303,6 +317,19 @@ func (s *Service) borrowNetworkFiles(r *Record, plan *mountPlan) error {
 	return nil
 }
 
+// borrowHostname gives a container the host name of the one whose network it shares.
+func (s *Service) borrowHostname(r *Record) (*Record, error) {
+	peer, err := s.runningPeer(r.HostConfig.NetworkMode.ConnectedContainer(), "network")
+	if err != nil {
+		return nil, err
+	}
+	next := r.clone()
+	cfg := *r.Config
+	cfg.Hostname, cfg.Domainname = peer.Config.Hostname, peer.Config.Domainname
+	next.Config = &cfg
+	return next, nil
+}
+
 // adoptNetworkPeer records the paths of the container whose network this one shares.
 func (r *Record) adoptNetworkPeer(s *Service) {
 	if !r.HostConfig.NetworkMode.IsContainer() {
@@ -316,12 +343,18 @@ func (r *Record) adoptNetworkPeer(s *Service) {
 // runningPeer returns the record of the running container whose namespace is to be joined.
 func (s *Service) runningPeer(ref, what string) (*Record, error) {
 	peer, err := s.lookup(ref)
+	if err != nil && what == "network" {
+		return nil, errors.New("joining network namespace of container: " + err.Error())
+	}
 	if err != nil {
-		return nil, err
+		return nil, errors.New("failed to join " + what + " namespace: " + err.Error())
 	}
 	rec := peer.record.Load()
+	if !rec.State.Running && what == "network" {
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot join network namespace of a non running container: container %s is %s", rec.name(), rec.State.status()))
+	}
 	if !rec.State.Running {
-		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot join %s of a non running container: %s", what, rec.ID))
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("failed to join %s namespace: container %s is not running", what, rec.ID))
 	}
 	if rec.State.Restarting {
 		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", rec.ID))
@@ -345,7 +378,7 @@ func (s *Service) buildSpec(ctx context.Context, r *Record, root, shmPath, netns
 		Host: s.cfg.Host,
 	}
 	if mode := r.HostConfig.PidMode; mode.IsContainer() {
-		peer, err := s.runningPeer(mode.Container(), "PID namespace")
+		peer, err := s.runningPeer(mode.Container(), "PID")
 		if err != nil {
 			return nil, err
 		}
@@ -353,7 +386,7 @@ func (s *Service) buildSpec(ctx context.Context, r *Record, root, shmPath, netns
 	}
 	switch mode := r.HostConfig.IpcMode; {
 	case mode.IsContainer():
-		peer, err := s.runningPeer(mode.Container(), "IPC namespace")
+		peer, err := s.runningPeer(mode.Container(), "IPC")
 		if err != nil {
 			return nil, err
 		}

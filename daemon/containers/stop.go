@@ -85,18 +85,14 @@ func (s *Service) end(ctx context.Context, c *Container, r *run, req api.StopReq
 	if req.Timeout != nil {
 		timeout = time.Duration(*req.Timeout) * time.Second
 	}
+	if err := s.signal(ctx, c, r, sig); err != nil {
+		s.log.Warn("cannot send the stop signal", "container", c.id, "err", err)
+	}
 	if timeout != 0 {
-		if err := s.signal(ctx, c, r, sig); err != nil {
-			s.log.Warn("cannot send the stop signal", "container", c.id, "err", err)
-		}
 		if rec.State.Paused {
 			_ = r.task.Resume(ctx) // a frozen process cannot act on the signal; when this fails the kill below does it
 		}
-		if timeout > 0 {
-			waitFor(ctx, r.exited, timeout)
-		} else {
-			waitFor(ctx, r.exited, 0)
-		}
+		waitFor(ctx, r.exited, max(timeout, 0)) // a negative one means as long as it takes
 	}
 	if err := s.killRun(ctx, c, r); err != nil {
 		return err
@@ -155,7 +151,7 @@ func (s *Service) signal(ctx context.Context, c *Container, r *run, sig unix.Sig
 func parseSignal(text string) (unix.Signal, error) {
 	sig, err := signal.ParseSignal(text)
 	if err != nil {
-		return 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Invalid signal: %s", text))
+		return 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid signal: %s", text))
 	}
 	return sig, nil
 }
@@ -223,9 +219,9 @@ func (s *Service) Pause(ctx context.Context, ref string) error {
 	return s.freeze(ctx, ref, func(c *Container, st State) error {
 		switch {
 		case st.Paused:
-			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is already paused", ref))
+			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is already paused", c.id))
 		case st.Restarting:
-			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", ref))
+			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", c.id))
 		}
 		return nil
 	}, runtime.Task.Pause, true, events.ActionPause)
@@ -235,7 +231,7 @@ func (s *Service) Pause(ctx context.Context, ref string) error {
 func (s *Service) Unpause(ctx context.Context, ref string) error {
 	return s.freeze(ctx, ref, func(c *Container, st State) error {
 		if !st.Paused {
-			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is not paused", ref))
+			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is not paused", c.id))
 		}
 		return nil
 	}, runtime.Task.Resume, false, events.ActionUnPause)
@@ -252,11 +248,14 @@ func (s *Service) freeze(ctx context.Context, ref string, check func(*Container,
 	}
 	defer c.unlock()
 	r := c.live()
-	if r == nil {
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is not running", c.id))
+	if r == nil && paused {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.id))
 	}
 	if err := check(c, c.record.Load().State); err != nil {
 		return err
+	}
+	if r == nil {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is not paused", c.id))
 	}
 	if err := act(r.task, ctx); err != nil {
 		return fmt.Errorf("cannot %s container %s: %w", action, ref, err)

@@ -181,13 +181,9 @@ type Subscription struct {
 }
 
 // Subscribe begins a subscription that is kept until ctx ends. With Since or Until the events that are kept and fit
-// come first. An unknown filter is an errdefs.ErrInvalidArgument.
+// come first.
 func (b *Bus) Subscribe(ctx context.Context, req SubscribeRequest) (*Subscription, error) {
-	match, err := newMatcher(req.Filters)
-	if err != nil {
-		return nil, err
-	}
-	s := &Subscription{bus: b, match: match, until: req.Until}
+	s := &Subscription{bus: b, match: newMatcher(req.Filters), until: req.Until}
 	if !req.Since.IsZero() {
 		s.since = req.Since.UnixNano()
 	}

@@ -10,15 +10,7 @@ import (
 	"stated.dev/stated/internal/filters"
 )
 
-// Keys are the filters that GET /events knows.
-func Keys() []string {
-	return []string{
-		"config", "container", "daemon", "event", "image", "label", "network", "node",
-		"plugin", "scope", "secret", "service", "type", "volume",
-	}
-}
-
-// matcher applies filters by Docker's rules. A nil matcher lets everything through.
+// matcher applies filters by Docker's rules: one that it does not know changes nothing. A nil matcher lets everything through.
 type matcher struct {
 	args filters.Args
 	// named are the filters that compare their value with the beginning of the actor's id and name.
@@ -27,10 +19,7 @@ type matcher struct {
 	loose bool
 }
 
-func newMatcher(args filters.Args) (*matcher, error) {
-	if err := args.Validate(Keys()...); err != nil {
-		return nil, err
-	}
+func newMatcher(args filters.Args) *matcher {
 	m := &matcher{args: args}
 	for _, key := range []events.Type{
 		events.DaemonEventType, events.ContainerEventType, events.PluginEventType, events.VolumeEventType,
@@ -46,10 +35,10 @@ func newMatcher(args filters.Args) (*matcher, error) {
 	}
 	for key := range args {
 		if args.Has(key) {
-			return m, nil
+			return m
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 func (m *matcher) fits(e *events.Message) bool {

@@ -4,7 +4,11 @@
 package unbuilt
 
 import (
+	"fmt"
 	"net/http"
+	"strings"
+
+	"github.com/containerd/errdefs"
 
 	"stated.dev/stated/api/route"
 )
@@ -18,7 +22,6 @@ var operations = []struct{ method, path, name string }{
 	{"GET", "/plugins/privileges", "plugin privileges"},
 	{"POST", "/plugins/pull", "plugin install"},
 	{"POST", "/plugins/create", "plugin create"},
-	{"GET", "/plugins/{name...}", "plugin inspect"},
 	{"DELETE", "/plugins/{name...}", "plugin removal"},
 	{"POST", "/plugins/{name...}", "plugin management"}, // enable, disable, upgrade, push, set
 
@@ -59,12 +62,17 @@ var operations = []struct{ method, path, name string }{
 	{"POST", "/configs/{id}/update", "config update"},
 }
 
-// Routes returns the routes of the missing operations, and that of the list of plugins: it is empty, and clients ask
-// for it on the way to what they are after.
+// Routes returns the routes of the missing operations, and those that look for plugins: there are none, and clients
+// ask for them on the way to what they are after.
 func Routes() []route.Route {
 	routes := []route.Route{{
 		Method: http.MethodGet, Path: "/plugins",
 		Handler: func(w http.ResponseWriter, _ *http.Request) error { return route.WriteRawList(w, nil) },
+	}, {
+		Method: http.MethodGet, Path: "/plugins/{name...}",
+		Handler: func(_ http.ResponseWriter, r *http.Request) error {
+			return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("plugin %q not found", strings.TrimSuffix(r.PathValue("name"), "/json")))
+		},
 	}}
 	for _, op := range operations {
 		routes = append(routes, route.Route{Method: op.method, Path: op.path, Handler: route.NotBuilt(op.name)})
