@@ -14,13 +14,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
-	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	apicontainers "stated.dev/stated/api/router/containers"
 	apiimages "stated.dev/stated/api/router/images"
@@ -41,7 +38,6 @@ import (
 	"stated.dev/stated/graphdriver"
 	"stated.dev/stated/graphdriver/builtin"
 	"stated.dev/stated/graphdriver/layer"
-	"stated.dev/stated/internal/atomicfile"
 	"stated.dev/stated/internal/events"
 	"stated.dev/stated/network"
 	"stated.dev/stated/volumes"
@@ -63,6 +59,7 @@ type Daemon struct {
 	events   *events.Bus
 
 	journal    *journal.Journal
+	replayed   journal.Report // what the journal did at the start
 	driver     graphdriver.Driver
 	layers     *layer.Store
 	images     *images.Service
@@ -178,7 +175,7 @@ func (d *Daemon) feedWatchdog() (stop func()) {
 
 // statePath is a path below what is ours in the data root.
 func (d *Daemon) statePath(elem ...string) string {
-	return filepath.Join(append([]string{d.cfg.Root, ".stated"}, elem...)...)
+	return filepath.Join(append([]string{d.cfg.Root, stateDir}, elem...)...)
 }
 
 // prepareRoots makes the data and exec roots and takes the lock of the data root.
@@ -186,45 +183,16 @@ func (d *Daemon) prepareRoots() error {
 	for _, dir := range []struct {
 		path string
 		mode fs.FileMode
-	}{{d.cfg.Root, 0o710}, {d.cfg.ExecRoot, 0o711}, {d.statePath(), 0o700}} {
+	}{{d.cfg.Root, 0o710}, {d.cfg.ExecRoot, 0o711}} {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
 			return fmt.Errorf("prepare the daemon's directories: %w", err)
 		}
 	}
-	path := d.statePath("lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock the data root: %w", err)
+	var err error
+	if d.lock, err = lockRoot(d.cfg.Root, d.log); err != nil {
+		return err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		holder, _ := io.ReadAll(f) // for the message only
-		_ = f.Close()              // nothing was written
-		return fmt.Errorf("the data root %s is in use by another stated (pid %s): stop it, or choose another --data-root", d.cfg.Root, strings.TrimSpace(string(holder)))
-	}
-	if err := f.Truncate(0); err == nil {
-		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
-	}
-	if err != nil {
-		_ = f.Close() // the first error is the one to report
-		return fmt.Errorf("lock the data root: %w", err)
-	}
-	d.lock = f
 	return d.loadEngineID()
-}
-
-// loadEngineID reads the engine's id, or makes one for a new data root.
-func (d *Daemon) loadEngineID() error {
-	path := filepath.Join(d.cfg.Root, "engine-id")
-	data, err := os.ReadFile(path)
-	if err == nil && len(data) > 0 {
-		d.engineID = strings.TrimSpace(string(data))
-		return nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read the engine id: %w", err)
-	}
-	d.engineID = uuid.NewString()
-	return atomicfile.Write(path, []byte(d.engineID), 0o600)
 }
 
 func (d *Daemon) listen(ctx context.Context) ([]net.Listener, error) {
@@ -292,6 +260,7 @@ func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
 		return nil, err
 	}
 	opened.add(d.journal)
+	d.replayed = report
 	if len(report.Replayed) > 0 || len(report.Kept) > 0 {
 		d.log.Warn("the last daemon did not end cleanly", "replayed", report.Replayed, "kept", report.Kept)
 	}
@@ -373,7 +342,7 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 		return nil, err
 	}
 	d.containers = containers.New(containers.Config{
-		Dir: dir, ExecRoot: d.cfg.ExecRoot, Root: d.cfg.Root, LogDriver: d.cfg.LogDriver, LogOpts: d.cfg.LogOpts,
+		Dir: dir, IndexPath: d.statePath("index"), ExecRoot: d.cfg.ExecRoot, Root: d.cfg.Root, LogDriver: d.cfg.LogDriver, LogOpts: d.cfg.LogOpts,
 		CgroupDriver: driver, StopTimeout: defaultStop, Settings: d.settingsHost(driver), Host: d.ociHost(driver, shim),
 		LiveRestore: d.cfg.liveRestore(), Notifier: d.notifier,
 	}, containerLayers{d.layers}, containerImages{d.images}, containerVolumes{d.volumes}, containerNetworks{d.networks}, d.runtime, d.journal, d.events, d.log)
@@ -381,11 +350,32 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 	if err := d.containers.Restore(ctx); err != nil {
 		return nil, err
 	}
-	if err := d.layers.Sweep(ctx, d.containers.Exists); err != nil {
-		d.log.Error("cannot remove unused layers", "err", err)
-	}
-	d.dropUnreferenced(ctx)
+	opened.add(d.sweepLayers())
 	return &opened, nil
+}
+
+// sweepLayers deletes what no container and no image has, in the background: nobody waits for it. Only what is there
+// now can be litter. The closer ends it.
+func (d *Daemon) sweepLayers() io.Closer {
+	orphans := map[string]bool{}
+	for _, name := range d.layers.Names() {
+		orphans[name] = !d.containers.Exists(name)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	work.Go(func() {
+		if err := d.layers.Sweep(ctx, func(name string) bool { return !orphans[name] }); err != nil && ctx.Err() == nil {
+			d.log.Error("cannot remove unused layers", "err", err)
+		}
+		if ctx.Err() == nil {
+			d.dropUnreferenced(ctx)
+		}
+	})
+	return closerFunc(func() error {
+		cancel()
+		work.Wait()
+		return nil
+	})
 }
 
 // dropUnreferenced deletes layers that belong to no image and no container: a crash between a layer and its image, or
@@ -447,6 +437,7 @@ func (d *Daemon) serve(context.Context) (io.Closer, error) {
 	d.server.Handle(apivolumes.Routes(volumes.API{Store: d.volumes}))
 	d.server.Handle(apinetworks.Routes(networkBackend{d.networks, d.containers}))
 	d.server.Handle(apisystem.Routes(d.system))
+	d.server.Handle(apisystem.DoctorRoutes(d))
 	d.server.Handle(unbuilt.Routes())
 	return nil, nil
 }

@@ -47,3 +47,16 @@ type Phase struct {
 	Took  float64
 	Error string `json:",omitempty"`
 }
+
+// Finding is something that the daemon found wrong, or that is to be known, and left as it was.
+type Finding struct {
+	Subsystem string
+	Object    string // an id, a name or a path; empty when it concerns the subsystem as a whole
+	Text      string
+}
+
+// Doctor is the answer of GET /stated/doctor.
+type Doctor struct {
+	Problems []Finding
+	Notes    []Finding // no problem, but worth knowing
+}

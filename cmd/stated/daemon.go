@@ -90,9 +90,12 @@ func mergeConfig(cmd *cobra.Command, flags daemon.Config, file string) (daemon.C
 	if err := daemon.LoadConfigFile(path, &cfg, daemon.Required(file != "")); err != nil {
 		return cfg, err
 	}
-	pools, err := cmd.Flags().GetStringArray("default-address-pool")
-	if err != nil {
-		return cfg, err
+	var pools []string
+	var err error
+	if cmd.Flags().Lookup("default-address-pool") != nil { // not a flag of every command
+		if pools, err = cmd.Flags().GetStringArray("default-address-pool"); err != nil {
+			return cfg, err
+		}
 	}
 	for _, text := range pools {
 		pool, err := parsePool(text)

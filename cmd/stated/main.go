@@ -47,6 +47,7 @@ func rootCommand() *cobra.Command {
 		Version:       version,
 	}
 	root.PersistentFlags().StringP("host", "H", "", "address of the daemon (default: STATED_HOST, DOCKER_HOST, then unix:///run/stated/stated.sock)")
-	root.AddCommand(daemonCommand(), versionCommand(), phasesCommand(), infoCommand())
+	root.AddCommand(daemonCommand(), versionCommand(), phasesCommand(), infoCommand(),
+		doctorCommand(), adoptCommand(), handbackCommand(), cleanupCommand())
 	return root
 }

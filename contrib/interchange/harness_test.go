@@ -100,10 +100,23 @@ func (r *root) bind() {
 }
 
 func (r *root) destroy() {
+	// Bridges stay when a daemon stops, and would hinder the next root's.
+	for _, name := range strings.Fields(output(r.t, "sh", "-c", "ip -o link show type bridge | cut -d: -f2")) {
+		output(r.t, "ip", "link", "del", name)
+	}
 	r.unmount()
 	if err := os.RemoveAll(r.dir); err != nil {
 		r.t.Errorf("remove the data root: %v", err)
 	}
+}
+
+func output(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Errorf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }
 
 // unmount takes the data root away from dataRoot, and whatever is still mounted below.

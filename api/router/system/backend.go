@@ -31,6 +31,11 @@ type PhaseLister interface {
 	Phases(ctx context.Context) []types.Phase
 }
 
+// Doctor knows what is wrong.
+type Doctor interface {
+	Doctor(ctx context.Context) types.Doctor
+}
+
 // DiskUsageKinds says what to measure.
 type DiskUsageKinds struct {
 	Containers, Images, Volumes, BuildCache bool

@@ -33,3 +33,13 @@ func PhaseRoutes(p PhaseLister) []route.Route {
 		},
 	}}
 }
+
+// DoctorRoutes returns the route of GET /stated/doctor.
+func DoctorRoutes(d Doctor) []route.Route {
+	return []route.Route{{
+		Method: http.MethodGet, Path: "/stated/doctor",
+		Handler: func(w http.ResponseWriter, r *http.Request) error {
+			return route.WriteJSON(w, http.StatusOK, d.Doctor(r.Context()))
+		},
+	}}
+}

@@ -36,6 +36,9 @@ func (s *Store) checkFile(ctx context.Context, wait time.Duration) error {
 		return fmt.Errorf("lock network store %s: %w", s.path, err)
 	}
 	damage := verify(f)
+	if info, err := f.Stat(); err == nil && info.Size() == 0 {
+		damage = errors.New("it is empty") // bbolt would start afresh, and nobody would hear of what was lost
+	}
 	if damage == nil {
 		return nil
 	}

@@ -245,3 +245,14 @@ func (v *verifier) free(id uint64) error {
 	}
 	return nil
 }
+
+// Verify says what is wrong with the bolt file at path, or nil. It only reads, takes no lock, and is safe on files that
+// bbolt would crash on.
+func Verify(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return verify(f)
+}
