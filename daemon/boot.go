@@ -354,17 +354,12 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 	return &opened, nil
 }
 
-// sweepLayers deletes what no container and no image has, in the background: nobody waits for it. Only what is there
-// now can be litter. The closer ends it.
+// sweepLayers deletes what no container and no image has, in the background: nobody waits for it. The closer ends it.
 func (d *Daemon) sweepLayers() io.Closer {
-	orphans := map[string]bool{}
-	for _, name := range d.layers.Names() {
-		orphans[name] = !d.containers.Exists(name)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() {
-		if err := d.layers.Sweep(ctx, func(name string) bool { return !orphans[name] }); err != nil && ctx.Err() == nil {
+		if err := d.layers.Sweep(ctx, d.containers.Exists); err != nil && ctx.Err() == nil {
 			d.log.Error("cannot remove unused layers", "err", err)
 		}
 		if ctx.Err() == nil {

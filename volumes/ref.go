@@ -12,9 +12,22 @@ import (
 // may be in the making.
 const refGrace = time.Minute
 
-// AddRef notes that ref, a container's id, uses the volume. It is idempotent.
+// AddRef notes that ref, a container's id, uses the volume. It is idempotent. A volume that the store knows is not
+// looked for again: whoever mounts it will.
 func (s *Store) AddRef(ctx context.Context, name, ref string) error {
-	_, err := s.Get(ctx, name, GetRequest{Ref: ref})
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return &OpError{Op: "get", Name: name, Err: err}
+	}
+	e := s.entry(name)
+	if e != nil {
+		s.hold(e, ref)
+	}
+	unlock()
+	if e != nil {
+		return nil
+	}
+	_, err = s.Get(ctx, name, GetRequest{Ref: ref})
 	return err
 }
 

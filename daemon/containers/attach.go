@@ -29,7 +29,7 @@ func (s *Service) Attach(ctx context.Context, ref string, req api.AttachRequest)
 	if err != nil {
 		return nil, false, err
 	}
-	rec := c.record.Load()
+	rec := c.rec()
 	if rec.State.Paused {
 		return nil, false, errdefs.ErrConflict.WithMessage("container " + ref + " is paused, unpause the container before attach")
 	}

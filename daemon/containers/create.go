@@ -347,7 +347,7 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	defer c.unlock()
-	old := c.record.Load()
+	old := c.rec()
 	if old.Name == full {
 		return errdefs.ErrInvalidArgument.WithMessage("Renaming a container with the same name as its current name")
 	}
@@ -379,7 +379,7 @@ func (s *Service) Update(ctx context.Context, ref string, up container.UpdateCon
 		return resp, err
 	}
 	defer c.unlock()
-	rec := c.record.Load()
+	rec := c.rec()
 	if rec.State.Dead {
 		return resp, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Cannot update container %s: container is marked for removal and cannot be \"update\"", c.id))
 	}

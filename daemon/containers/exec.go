@@ -59,7 +59,7 @@ func (s *Service) ExecCreate(ctx context.Context, ref string, req container.Exec
 	if err != nil {
 		return "", err
 	}
-	if _, err := s.execProcess(r, c.record.Load(), req, nil); err != nil {
+	if _, err := s.execProcess(r, c.rec(), req, nil); err != nil {
 		return "", err
 	}
 	e := &exec{id: ids.New(), container: c, run: r, req: req, keys: keys, done: make(chan struct{})}
@@ -76,7 +76,7 @@ func (s *Service) ExecCreate(ctx context.Context, ref string, req container.Exec
 
 // execRun returns the run that an exec may be made in.
 func (s *Service) execRun(c *Container, ref string) (*run, error) {
-	state := c.record.Load().State
+	state := c.rec().State
 	r := c.live()
 	switch {
 	case state.Restarting:
@@ -135,7 +135,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, req container.ExecSt
 }
 
 func (s *Service) runExec(ctx context.Context, e *exec, req container.ExecStartRequest) (api.Stream, error) {
-	rec := e.container.record.Load()
+	rec := e.container.rec()
 	size := req.ConsoleSize
 	if size == nil {
 		size = e.req.ConsoleSize

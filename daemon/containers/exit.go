@@ -82,7 +82,7 @@ func (s *Service) monitor(c *Container, r *run) {
 // container as its policy says.
 func (s *Service) ended(c *Container, r *run, exit runtime.Exit) {
 	ctx := context.WithoutCancel(s.ctx)
-	old := c.record.Load()
+	old := c.rec()
 	c.mu.Lock()
 	delay := c.restart.delay
 	c.mu.Unlock()
@@ -151,7 +151,7 @@ func (s *Service) cleanUp(ctx context.Context, c *Container, r *run, sandboxID s
 		}
 	}
 	s.unmountVolumes(ctx, c, mounted)
-	failed("unmount /dev/shm", s.unmountShm(c.record.Load()))
+	failed("unmount /dev/shm", s.unmountShm(c.rec()))
 	failed("unmount the root file system", s.layers.UnmountRW(ctx, c.id))
 }
 
@@ -190,7 +190,7 @@ func (s *Service) restartLater(c *Container, delay time.Duration) {
 
 // restartFailed deals with a start by policy that did not succeed: the policy goes on with it as with an exit.
 func (s *Service) restartFailed(c *Container, cause error) {
-	rec := c.record.Load()
+	rec := c.rec()
 	c.mu.Lock()
 	delay := c.restart.delay
 	c.mu.Unlock()

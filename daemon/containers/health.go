@@ -63,7 +63,7 @@ func (r *Record) initHealth() {
 
 // startHealth begins to probe a run whose container has a health check.
 func (s *Service) startHealth(c *Container, r *run) {
-	rec := c.record.Load()
+	rec := c.rec()
 	command := healthCommand(rec)
 	if len(command) == 0 {
 		return
@@ -92,10 +92,10 @@ func (s *Service) stopHealth(c *Container) {
 }
 
 func (s *Service) probeLoop(ctx context.Context, c *Container, r *run, command []string) {
-	cfg := c.record.Load().Config.Healthcheck
+	cfg := c.rec().Config.Healthcheck
 	interval := cmp.Or(cfg.Interval, healthInterval)
 	for {
-		rec := c.record.Load()
+		rec := c.rec()
 		wait := interval
 		if rec.State.Health != nil && rec.State.Health.Status == container.Starting && cfg.StartPeriod > 0 && time.Since(rec.State.StartedAt) < cfg.StartPeriod {
 			wait = cmp.Or(cfg.StartInterval, healthStartInterval)
@@ -107,7 +107,7 @@ func (s *Service) probeLoop(ctx context.Context, c *Container, r *run, command [
 			return
 		case <-timer.C:
 		}
-		if c.record.Load().State.Paused {
+		if c.rec().State.Paused {
 			continue
 		}
 		result := s.probe(ctx, c, r, command, cmp.Or(cfg.Timeout, healthTimeout))
@@ -187,7 +187,7 @@ func (s *Service) probe(ctx context.Context, c *Container, r *run, command []str
 var errProbeTimeout = fmt.Errorf("health check timed out")
 
 func (s *Service) runProbe(ctx context.Context, c *Container, r *run, command []string, timeout time.Duration, out io.Writer) (int, error) {
-	rec := c.record.Load()
+	rec := c.rec()
 	input := ocispec.Input{ID: rec.ID, Config: rec.Config, HostConfig: rec.HostConfig, Path: rec.Path, Args: rec.Args, Rootfs: r.root, Host: s.cfg.Host,
 		Security: ocispec.Security{ProcessLabel: rec.ProcessLabel, AppArmorProfile: rec.AppArmorProfile, NoNewPrivileges: rec.NoNewPrivileges}}
 	process, err := ocispec.BuildExec(input, ocispec.ExecRequest{Args: command})

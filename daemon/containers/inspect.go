@@ -74,7 +74,7 @@ func (s *Service) Inspect(ctx context.Context, ref string, size bool) (json.RawM
 	if err != nil {
 		return nil, err
 	}
-	r := c.record.Load()
+	r := c.rec()
 	c.mu.Lock()
 	cached := c.inspected
 	execIDs := slices.Clone(c.execIDs)

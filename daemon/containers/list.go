@@ -177,7 +177,10 @@ func (s *Service) List(ctx context.Context, req api.ListRequest) ([]json.RawMess
 		if req.Limit > 0 && len(list) >= req.Limit {
 			break
 		}
-		r := c.record.Load()
+		if !f.all && !c.brief.Load().Running {
+			continue // before its record has to be decoded
+		}
+		r := c.rec()
 		if c.isBroken() || !f.match(r) {
 			continue
 		}
@@ -244,7 +247,7 @@ func (s *Service) parseListFilter(ctx context.Context, req api.ListRequest) (*li
 			if err != nil {
 				return nil, err
 			}
-			*into = c.record.Load()
+			*into = c.rec()
 			f.all = true
 		}
 	}
@@ -418,8 +421,8 @@ type Use struct {
 func (s *Service) UsingImage(id string) []Use {
 	var list []Use
 	for _, c := range s.all() {
-		if r := c.record.Load(); r.Image == id {
-			list = append(list, Use{ID: r.ID, Name: r.name(), Running: r.State.Running})
+		if b := c.brief.Load(); b.Image == id {
+			list = append(list, Use{ID: b.ID, Name: b.Name, Running: b.Running})
 		}
 	}
 	return list
@@ -428,11 +431,11 @@ func (s *Service) UsingImage(id string) []Use {
 // Counts returns how many containers are running, paused and neither.
 func (s *Service) Counts() (running, paused, stopped int) {
 	for _, c := range s.all() {
-		switch st := c.record.Load().State; {
+		switch b := c.brief.Load(); {
 		case c.isBroken():
-		case st.Paused:
+		case b.Paused:
 			paused++
-		case st.Running:
+		case b.Running:
 			running++
 		default:
 			stopped++

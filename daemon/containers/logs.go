@@ -78,7 +78,7 @@ func (s *Service) Logs(_ context.Context, ref string, req api.LogsRequest) (api.
 	if err != nil {
 		return nil, false, err
 	}
-	rec := c.record.Load()
+	rec := c.rec()
 	reader, err := s.openLog(c, logs.ReadRequest{Since: req.Since, Until: req.Until, Tail: req.Tail, Follow: req.Follow})
 	if err != nil {
 		return nil, false, err
@@ -88,7 +88,7 @@ func (s *Service) Logs(_ context.Context, ref string, req api.LogsRequest) (api.
 
 // openLog opens a container's log; one that follows ends with the run, or with the container.
 func (s *Service) openLog(c *Container, req logs.ReadRequest) (*logs.Reader, error) {
-	o, err := s.logOptions(c.record.Load())
+	o, err := s.logOptions(c.rec())
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (s *Service) openLog(c *Container, req logs.ReadRequest) (*logs.Reader, err
 		req.Done = c.removed
 		if r := c.live(); r != nil {
 			req.Done = r.exited
-		} else if !c.record.Load().State.Restarting {
+		} else if !c.rec().State.Restarting {
 			req.Follow = false
 		}
 		req.Notifier = s.cfg.Notifier
@@ -133,7 +133,7 @@ func (s *Service) pastOutput(c *Container, req api.AttachRequest) (io.ReadCloser
 	if err != nil {
 		return nil, err
 	}
-	return &framed{logStream: logStream{reader: reader, stdout: req.Stdout, stderr: req.Stderr}, raw: c.record.Load().Config.Tty}, nil
+	return &framed{logStream: logStream{reader: reader, stdout: req.Stdout, stderr: req.Stderr}, raw: c.rec().Config.Tty}, nil
 }
 
 // framed reads records as a client's stream has them.

@@ -380,7 +380,7 @@ func (s *Service) Connect(ctx context.Context, nw Network, req ConnectRequest) e
 		return err
 	}
 	defer c.unlock()
-	rec := c.record.Load()
+	rec := c.rec()
 	mode := rec.HostConfig.NetworkMode
 	switch {
 	case rec.State.Dead:
@@ -442,7 +442,7 @@ func (s *Service) Disconnect(ctx context.Context, nw Network, ref string, force 
 		return err
 	}
 	defer c.unlock()
-	rec := c.record.Load()
+	rec := c.rec()
 	if rec.HostConfig.NetworkMode.IsHost() && nw.Driver == "host" {
 		return errdefs.ErrInvalidArgument.WithMessage("cannot disconnect container from host network - container was created in host network mode")
 	}
@@ -478,7 +478,7 @@ func (ns *NetworkSettings) set(name string, ep *EndpointSettings) {
 // refreshNetworkFiles rewrites the files in place (they are bind-mounted, so a rename would not be seen) and tells the
 // resolver, after the container's networks have changed.
 func (s *Service) refreshNetworkFiles(ctx context.Context, c *Container, run *run) error {
-	rec := c.record.Load()
+	rec := c.rec()
 	sb := sandboxOf(rec)
 	if err := os.WriteFile(rec.HostsPath, hostsFile(rec, sb), 0o644); err != nil {
 		return fmt.Errorf("rewrite /etc/hosts: %w", err)

@@ -41,7 +41,7 @@ func (s *Service) planMounts(ctx context.Context, r *Record, volumes map[string]
 		if err != nil {
 			return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}
-		in.VolumesFrom = append(in.VolumesFrom, mountpoint.Source{Points: other.record.Load().MountPoints, Mode: mode})
+		in.VolumesFrom = append(in.VolumesFrom, mountpoint.Source{Points: other.rec().MountPoints, Mode: mode})
 	}
 	plan, err := mountpoint.Build(in)
 	if err != nil {
@@ -159,10 +159,8 @@ func (s *Service) dropClaims(id string) {
 func (s *Service) VolumeUsers() map[string][]string {
 	users := map[string][]string{}
 	for _, c := range s.all() {
-		for _, m := range c.record.Load().MountPoints {
-			if m.Name != "" {
-				users[m.Name] = append(users[m.Name], c.id)
-			}
+		for _, v := range c.brief.Load().Volumes {
+			users[v.Name] = append(users[v.Name], c.id)
 		}
 	}
 	s.mu.RLock()

@@ -29,7 +29,7 @@ func (s *Service) Remove(ctx context.Context, ref string, req api.RemoveRequest)
 	if req.Link {
 		return errLinks
 	}
-	rec := c.record.Load()
+	rec := c.rec()
 	if state := rec.State; state.Running && !req.Force {
 		what := "running"
 		if state.Paused {
@@ -86,7 +86,7 @@ func (s *Service) remove(ctx context.Context, c *Container, opts removeOptions) 
 	if err := s.dropTask(ctx, c); err != nil {
 		return err
 	}
-	rec := c.record.Load()
+	rec := c.rec()
 	if err := fault.Point("containers.remove.begun"); err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (s *Service) Prune(ctx context.Context, f filters.Args) (container.PruneRep
 		if ctx.Err() != nil {
 			break // what was done so far is the answer
 		}
-		rec := c.record.Load()
+		rec := c.rec()
 		if rec.State.Running || (!until.IsZero() && rec.Created.After(until)) || !f.MatchLabels("label", rec.Config.Labels) ||
 			(f.Has("label!") && f.MatchLabels("label!", rec.Config.Labels)) {
 			continue

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -88,6 +89,8 @@ func (s *Service) load(ctx context.Context) ([]*Container, error) {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	all := make([]*Container, len(entries))
+	indexed := s.readIndex()
+	var stale atomic.Bool
 	var g errgroup.Group
 	g.SetLimit(4 * goruntime.NumCPU())
 	for i, e := range entries {
@@ -95,6 +98,11 @@ func (s *Service) load(ctx context.Context) ([]*Container, error) {
 			continue
 		}
 		g.Go(func() error {
+			if c := s.fromIndex(indexed, e.Name()); c != nil {
+				all[i] = c
+				return nil
+			}
+			stale.Store(true)
 			c, err := s.loadOne(e.Name())
 			if err != nil {
 				s.log.Error("container not restored", "container", e.Name(), "err", err)
@@ -117,28 +125,43 @@ func (s *Service) load(ctx context.Context) ([]*Container, error) {
 		if c.isBroken() {
 			continue
 		}
-		if err := s.reserve(c.record.Load().name(), c.id); err != nil {
+		if err := s.reserve(c.brief.Load().Name, c.id); err != nil {
 			s.log.Error("container not restored", "container", c.id, "err", err)
 			s.problems.add(c.id, err)
-			c.broken = err.Error()
+			c.setBroken(err)
 			continue
 		}
 		list = append(list, c)
 	}
+	if stale.Load() {
+		// The next start may be after a kill: it shall not have to decode everything again.
+		s.tasks.Go(func() {
+			if err := s.writeIndex(); err != nil {
+				s.log.Warn("cannot write the index of containers; the next start takes longer", "err", err)
+			}
+		})
+	}
 	return list, ctx.Err()
 }
 
-func (s *Service) loadOne(id string) (*Container, error) {
+// fromIndex returns a container whose record need not be read, or nil.
+func (s *Service) fromIndex(indexed map[string]indexEntry, id string) *Container {
+	e, ok := indexed[id]
+	if !ok || e.Brief.Driver != s.layers.DriverName() {
+		return nil
+	}
 	dir := filepath.Join(s.cfg.Dir, id)
-	config, err := os.ReadFile(filepath.Join(dir, configFile))
-	if err != nil {
-		return nil, err
+	config, host, err := stampsOf(dir)
+	if err != nil || config != e.Config || host != e.Host {
+		return nil
 	}
-	host, err := os.ReadFile(filepath.Join(dir, hostConfigFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	r, err := decodeRecord(id, config, host)
+	c := emptyContainer(dir, id)
+	c.brief.Store(e.Brief)
+	return c
+}
+
+func (s *Service) loadOne(id string) (*Container, error) {
+	r, err := readRecord(filepath.Join(s.cfg.Dir, id), id)
 	if err != nil {
 		return nil, err
 	}
@@ -150,13 +173,23 @@ func (s *Service) loadOne(id string) (*Container, error) {
 
 // brokenContainer stands for one whose record cannot be used. Nothing of it is touched.
 func (s *Service) brokenContainer(id string, cause error) *Container {
-	c := newContainer(s.cfg.Dir, &Record{ID: id, Name: "/" + id, Config: &types.ContainerConfig{}, HostConfig: &container.HostConfig{},
-		NetworkSettings: &NetworkSettings{}, State: State{Dead: true, Error: cause.Error()}})
-	c.broken = cause.Error()
+	c := newContainer(s.cfg.Dir, brokenRecord(id, cause))
+	c.setBroken(cause)
 	return c
 }
 
-func (c *Container) isBroken() bool { return c.broken != "" }
+// brokenRecord tells those who ask why there is no other.
+func brokenRecord(id string, cause error) *Record {
+	return &Record{ID: id, Name: "/" + id, Config: &types.ContainerConfig{}, HostConfig: &container.HostConfig{},
+		NetworkSettings: &NetworkSettings{}, State: State{Dead: true, Error: cause.Error()}}
+}
+
+func (c *Container) setBroken(cause error) {
+	text := cause.Error()
+	c.broken.Store(&text)
+}
+
+func (c *Container) isBroken() bool { return c.broken.Load() != nil }
 
 // survey asks the shims what really runs.
 func (s *Service) survey(ctx context.Context, list []*Container) ([]*restored, error) {
@@ -173,7 +206,7 @@ func (s *Service) survey(ctx context.Context, list []*Container) ([]*restored, e
 		found = append(found, &restored{c: c})
 	}
 	return found, each(found, func(f *restored) {
-		if running := f.c.record.Load().State.Running; running || hasShim[f.c.id] {
+		if running := f.c.brief.Load().Running; running || hasShim[f.c.id] {
 			s.ask(ctx, f, hasShim[f.c.id])
 		}
 	})
@@ -181,7 +214,7 @@ func (s *Service) survey(ctx context.Context, list []*Container) ([]*restored, e
 
 // ask decides one container's fate from its record and its shim.
 func (s *Service) ask(ctx context.Context, f *restored, hasShim bool) {
-	rec := f.c.record.Load()
+	rec := f.c.rec()
 	if !hasShim {
 		if rec.State.Running && runsElsewhere(rec) {
 			f.fate = setAside
@@ -229,7 +262,7 @@ func runsElsewhere(r *Record) bool {
 func (s *Service) note(c *Container, reason error) {
 	s.log.Error("container not restored", "container", c.id, "err", reason)
 	s.problems.add(c.id, reason)
-	next := c.record.Load().clone()
+	next := c.rec().clone()
 	next.State.Error = reason.Error()
 	c.record.Store(next)
 }
@@ -239,15 +272,16 @@ func (s *Service) restoreNetworks(ctx context.Context, found []*restored) error 
 	active := map[string]string{}
 	tasks := map[string]runtime.Task{}
 	for _, f := range found {
-		rec := f.c.record.Load()
+		if f.fate != alive && f.fate != setAside {
+			continue
+		}
+		rec := f.c.rec()
 		id := rec.NetworkSettings.SandboxID
 		if id == "" || rec.HostConfig.NetworkMode.IsContainer() {
 			continue
 		}
-		if f.fate == alive || f.fate == setAside {
-			active[id] = f.c.id
-			tasks[f.c.id] = f.task
-		}
+		active[id] = f.c.id
+		tasks[f.c.id] = f.task
 	}
 	return s.networks.Restore(ctx, active, func(id string) sandbox.PortHolder {
 		if task := tasks[id]; task != nil {
@@ -260,7 +294,10 @@ func (s *Service) restoreNetworks(ctx context.Context, found []*restored) error 
 // settle brings record and host into agreement, and rebuilds the references to volumes.
 func (s *Service) settle(ctx context.Context, f *restored) {
 	s.restoreVolumes(ctx, f)
-	rec := f.c.record.Load()
+	if f.fate == idle && !f.c.brief.Load().Active {
+		return
+	}
+	rec := f.c.rec()
 	switch f.fate {
 	case alive:
 		s.adopt(ctx, f)
@@ -293,24 +330,22 @@ func hasRuntimeState(r *Record) bool {
 // restoreVolumes looks up each volume of the record, so that its users are known before the API answers. A missing one
 // is that container's trouble alone: its start will fail with the same words.
 func (s *Service) restoreVolumes(ctx context.Context, f *restored) {
-	rec := f.c.record.Load()
-	for _, m := range rec.MountPoints {
-		if m.Name == "" {
-			continue
-		}
-		err := s.volumes.Claim(ctx, m.Name, m.Driver, f.c.id)
-		if err == nil && f.fate == alive && m.ID != "" {
-			err = s.volumes.LiveRestore(ctx, m.Name, m.ID)
+	for _, v := range f.c.brief.Load().Volumes {
+		err := s.volumes.Claim(ctx, v.Name, v.Driver, f.c.id)
+		if err == nil && f.fate == alive {
+			if m := f.c.rec().MountPoints[v.Destination]; m != nil && m.ID != "" {
+				err = s.volumes.LiveRestore(ctx, v.Name, m.ID)
+			}
 		}
 		if err != nil {
-			s.note(f.c, fmt.Errorf("volume at %s: %w", m.Destination, err))
+			s.note(f.c, fmt.Errorf("volume at %s: %w", v.Destination, err))
 		}
 	}
 }
 
 // adopt takes up a container that kept running.
 func (s *Service) adopt(ctx context.Context, f *restored) {
-	rec := f.c.record.Load()
+	rec := f.c.rec()
 	root, mounted := s.layers.MountedRW(f.c.id)
 	if !mounted {
 		s.note(f.c, errors.New("its root file system is not mounted where it should be; exec may fail until it is restarted"))
@@ -330,7 +365,7 @@ func (s *Service) adopt(ctx context.Context, f *restored) {
 // recordDeath deals with a container that ended while no daemon looked: the same as an end seen by one, but without
 // waiting for the restart policy's delay.
 func (s *Service) recordDeath(ctx context.Context, f *restored) {
-	rec := f.c.record.Load()
+	rec := f.c.rec()
 	exit := f.state.Exit
 	mounted := mountedVolumes(rec)
 	if _, err := s.commit(ctx, f.c, func(next *Record) {
@@ -357,7 +392,7 @@ func (s *Service) abort(ctx context.Context, f *restored) {
 			}
 		}
 	}
-	rec := f.c.record.Load()
+	rec := f.c.rec()
 	if rec.State.Running || hasRuntimeState(rec) {
 		if _, err := s.commit(ctx, f.c, func(next *Record) {
 			next.State.Running, next.State.Restarting, next.State.Pid = false, false, 0
@@ -371,10 +406,10 @@ func (s *Service) abort(ctx context.Context, f *restored) {
 
 // resume applies the restart policy, and removes what asked to be removed at its end.
 func (s *Service) resume(ctx context.Context, f *restored) {
-	if f.fate == alive || f.fate == setAside {
+	if f.fate == alive || f.fate == setAside || (f.fate == idle && !f.c.brief.Load().Active) {
 		return
 	}
-	rec := f.c.record.Load()
+	rec := f.c.rec()
 	switch {
 	case rec.HostConfig.AutoRemove && rec.HasBeenStartedBefore:
 		if err := s.removeAuto(ctx, f.c); err != nil {
@@ -432,10 +467,17 @@ func (s *Service) dropOrphans(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Exists reports whether a container of that id has a record, readable or not.
+// Exists reports whether a container of that id has a record, readable or not, or is being created.
 func (s *Service) Exists(id string) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	_, ok := s.byID[id]
-	return ok
+	if _, ok := s.byID[id]; ok {
+		return true
+	}
+	for _, holder := range s.names { // a name is reserved before anything is made
+		if holder == id {
+			return true
+		}
+	}
+	return false
 }

@@ -30,6 +30,7 @@ import (
 // Config is what the service needs to know of the daemon.
 type Config struct {
 	Dir       string // R/containers
+	IndexPath string // the rebuildable summary of all records
 	ExecRoot  string
 	Root      string // the data root, for the rule on binds of it
 	LogDriver string // default log driver
@@ -93,7 +94,7 @@ func (s *Service) Close() error {
 	}
 	s.cancel()
 	s.tasks.Wait()
-	return err
+	return errors.Join(err, s.writeIndex())
 }
 
 // stopAll ends every container as a shutdown does: no restart policy acts, and nobody counts it as a user's stop.
@@ -114,7 +115,10 @@ type Container struct {
 	id  string
 	dir string
 
-	record atomic.Pointer[Record]
+	record atomic.Pointer[Record] // nil until somebody asks for it by rec
+	brief  atomic.Pointer[brief]  // never nil
+	decode sync.Mutex             // held while the record is read for the first time
+	broken atomic.Pointer[string] // why the record cannot be used; nil when it can
 
 	// verb serialises what starts, changes or removes the container. It is held over I/O and guards no field; who
 	// only signals, waits or reads does not take it.
@@ -133,7 +137,6 @@ type Container struct {
 	restart   restartState
 	cached    cachedJSON
 	inspected []byte // encoded answer of inspect, nil when it must be made anew
-	broken    string // why its record could not be read; it is listed by doctor alone
 }
 
 // run is one life of the container's task.
@@ -149,12 +152,17 @@ type run struct {
 }
 
 func newContainer(dir string, r *Record) *Container {
-	c := &Container{
-		id: r.ID, dir: filepath.Join(dir, r.ID), verb: make(chan struct{}, 1), removed: make(chan struct{}),
+	c := emptyContainer(filepath.Join(dir, r.ID), r.ID)
+	c.set(r)
+	return c
+}
+
+// emptyContainer has no record and no brief yet.
+func emptyContainer(dir, id string) *Container {
+	return &Container{
+		id: id, dir: dir, verb: make(chan struct{}, 1), removed: make(chan struct{}),
 		waiters: map[*waiter]struct{}{},
 	}
-	c.record.Store(r)
-	return c
 }
 
 // lock takes the verb lock, or gives up when ctx ends.
@@ -194,13 +202,13 @@ func (c *Container) live() *run {
 func (s *Service) commit(ctx context.Context, c *Container, change func(*Record)) (*Record, error) {
 	c.commitMu.Lock()
 	defer c.commitMu.Unlock()
-	old := c.record.Load()
+	old := c.rec()
 	next := old.clone()
 	change(next)
 	if err := s.writeRecord(context.WithoutCancel(ctx), next); err != nil {
 		return nil, err
 	}
-	c.record.Store(next)
+	c.set(next)
 	c.dropCache()
 	return next, nil
 }
@@ -298,7 +306,7 @@ func (s *Service) unregister(c *Container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.byID, c.id)
-	name := c.record.Load().name()
+	name := c.brief.Load().Name
 	if s.names[name] == c.id {
 		delete(s.names, name)
 	}
@@ -315,7 +323,7 @@ func (s *Service) all() []*Container {
 	list := slices.Collect(maps.Values(s.byID))
 	s.mu.RUnlock()
 	slices.SortFunc(list, func(a, b *Container) int {
-		ra, rb := a.record.Load(), b.record.Load()
+		ra, rb := a.brief.Load(), b.brief.Load()
 		if d := rb.Created.Compare(ra.Created); d != 0 {
 			return d
 		}
@@ -326,7 +334,7 @@ func (s *Service) all() []*Container {
 
 // publish tells of a container's event, with the attributes Docker gives: image, name, labels and the extra ones.
 func (s *Service) publish(c *Container, action events.Action, extra map[string]string) {
-	r := c.record.Load()
+	r := c.rec()
 	attrs := make(map[string]string, len(r.Config.Labels)+len(extra)+2)
 	maps.Copy(attrs, r.Config.Labels)
 	if r.Config.Image != "" {

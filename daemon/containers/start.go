@@ -40,7 +40,7 @@ func (s *Service) Start(ctx context.Context, ref string, req api.StartRequest) e
 		return err
 	}
 	defer c.unlock()
-	state := c.record.Load().State
+	state := c.rec().State
 	switch {
 	case state.Paused:
 		return errdefs.ErrConflict.WithMessage("cannot start a paused container, try unpause instead")
@@ -64,7 +64,7 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	if prev := c.currentRun(); prev != nil {
 		<-prev.cleaned
 	}
-	rec := c.record.Load()
+	rec := c.rec()
 	defer func() {
 		if err != nil {
 			err = s.startFailed(ctx, c, err)
@@ -211,7 +211,7 @@ func (s *Service) startFailed(ctx context.Context, c *Container, cause error) er
 		cause = errors.Join(cause, err)
 	}
 	c.failPending(cause)
-	if c.record.Load().HostConfig.AutoRemove {
+	if c.rec().HostConfig.AutoRemove {
 		if err := s.remove(ctx, c, removeOptions{volumes: true}); err != nil {
 			s.log.Error("cannot remove a container that failed to start", "container", c.id, "err", err)
 		}
@@ -349,7 +349,7 @@ func (s *Service) runningPeer(ref, what string) (*Record, error) {
 	if err != nil {
 		return nil, errors.New("failed to join " + what + " namespace: " + err.Error())
 	}
-	rec := peer.record.Load()
+	rec := peer.rec()
 	if !rec.State.Running && what == "network" {
 		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot join network namespace of a non running container: container %s is %s", rec.name(), rec.State.status()))
 	}

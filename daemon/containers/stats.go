@@ -74,7 +74,7 @@ func (s *Service) Stats(ctx context.Context, ref string, req api.StatsRequest, e
 
 // sample reads one sample; it is empty but for the names when the container does not run.
 func (s *Service) sample(ctx context.Context, c *Container) (container.StatsResponse, error) {
-	rec := c.record.Load()
+	rec := c.rec()
 	out := container.StatsResponse{ID: c.id, Name: rec.Name, OSType: "linux"}
 	r := c.live()
 	if r == nil {
@@ -187,7 +187,7 @@ func (s *Service) Top(ctx context.Context, ref, psArgs string) (container.TopRes
 	if r == nil {
 		return resp, errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.id))
 	}
-	if c.record.Load().State.Restarting {
+	if c.rec().State.Restarting {
 		return resp, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", c.id))
 	}
 	pids, err := r.task.Pids(ctx)

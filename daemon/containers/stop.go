@@ -73,7 +73,7 @@ func (s *Service) stop(ctx context.Context, c *Container, req api.StopRequest) e
 
 // end signals a run, waits, kills it when it must, and returns when everything it held is released.
 func (s *Service) end(ctx context.Context, c *Container, r *run, req api.StopRequest) error {
-	rec := c.record.Load()
+	rec := c.rec()
 	sig, err := parseSignal(cmp.Or(req.Signal, rec.Config.StopSignal, "SIGTERM"))
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ func (s *Service) killRun(ctx context.Context, c *Container, r *run) error {
 	}
 	ctx = context.WithoutCancel(ctx)
 	err := s.signal(ctx, c, r, unix.SIGKILL)
-	if c.record.Load().State.Paused {
+	if c.rec().State.Paused {
 		_ = r.task.Resume(ctx) // cgroup v1's freezer keeps a killed process until it thaws
 	}
 	if waitFor(ctx, r.exited, killGrace) {
@@ -173,7 +173,7 @@ func (s *Service) Kill(ctx context.Context, ref, text string) error {
 		}
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.id))
 	}
-	rec := c.record.Load()
+	rec := c.rec()
 	if rec.State.Paused && sig != unix.SIGKILL {
 		// It is delivered when the container goes on; Docker does the same.
 		s.log.Debug("signal to a paused container waits", "container", c.id, "signal", sig)
@@ -251,7 +251,7 @@ func (s *Service) freeze(ctx context.Context, ref string, check func(*Container,
 	if r == nil && paused {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.id))
 	}
-	if err := check(c, c.record.Load().State); err != nil {
+	if err := check(c, c.rec().State); err != nil {
 		return err
 	}
 	if r == nil {

@@ -30,7 +30,7 @@ func (s *Service) Wait(ctx context.Context, ref string, condition container.Wait
 	w := &waiter{condition: condition, ch: make(chan container.WaitResponse, 1)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	state := c.record.Load().State
+	state := c.rec().State
 	switch {
 	case c.gone, condition == container.WaitConditionNotRunning && !state.Running && !state.Restarting:
 		w.ch <- container.WaitResponse{StatusCode: int64(state.ExitCode)}
