@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,8 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readSize is how much output is taken at once: half of what a pipe holds.
+// readSize is how much output is taken at once: half of what a pipe of the usual size holds.
 const readSize = 32 << 10
+
+// pipeSize is what a stream may hold while the disk that its log is on is busy: the process that writes goes on
+// meanwhile. Memory is taken only for what the stream holds.
+const pipeSize = 1 << 20
 
 // stdio is the standard streams of one process: FIFOs of which this side opens both ends before the task service
 // does, so that neither waits for the other and no byte is lost.
@@ -62,6 +67,9 @@ func openStdio(dir, name string, tty, stdin bool, rec *sink) (_ *stdio, err erro
 			return "", nil, nil, err
 		}
 		opened = append(opened, w)
+		if kind != "stdin" {
+			widen(w)
+		}
 		return path, r, w, nil
 	}
 	var outR, errR *os.File
@@ -92,6 +100,31 @@ func openStdio(dir, name string, tty, stdin bool, rec *sink) (_ *stdio, err erro
 		s.fan.end()
 	}()
 	return s, nil
+}
+
+// widen lets a pipe hold pipeSize. Where the kernel refuses, a smaller one serves too.
+func widen(pipe *os.File) {
+	conn, err := pipe.SyscallConn() // Fd would make its reads and writes block a thread
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) }) // see above
+}
+
+// widenInner does the same with the pipes between a process that has been created and the task service.
+func widenInner(pid int) {
+	for _, fd := range []string{"1", "2"} {
+		path := filepath.Join("/proc", strconv.Itoa(pid), "fd", fd)
+		if info, err := os.Stat(path); err != nil || info.Mode().Type() != os.ModeNamedPipe {
+			continue // a terminal
+		}
+		pipe, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue // it serves as it is
+		}
+		widen(pipe)
+		_ = pipe.Close() // nothing was written
+	}
 }
 
 // read delivers one stream until all its writers have closed it.
@@ -140,7 +173,7 @@ func (s *stdio) unlink() {
 }
 
 // leftover is more than what lies between a process and us when it ends: two pipes and some buffers.
-const leftover = 256 << 10
+const leftover = 2*pipeSize + 128<<10
 
 // drain waits for the end of the output after the process's exit, for limit and for as long as a paced client takes
 // to read what the process left. Children may keep the output open; what they write later is taken, so that they
