@@ -82,7 +82,7 @@ Go on with the docker command, if you have one:
     export DOCKER_HOST=unix://%[3]s
     docker ps
     docker logs -f hello
-    docker exec hello /hello /tmp &
+    docker restart hello
 
 "make stop" ends the daemon and its containers and removes what they left in this directory.
 `, port, page, socket)
