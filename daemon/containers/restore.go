@@ -383,13 +383,9 @@ func (s *Service) recordDeath(ctx context.Context, f *restored) {
 // abort undoes a start that was not acknowledged when the last daemon ended.
 func (s *Service) abort(ctx context.Context, f *restored) {
 	if f.task != nil {
-		_ = f.task.Kill(ctx, 9, true) // it may have no process
-		if f.state.Status == runtime.StatusRunning || f.state.Status == runtime.StatusPaused {
-			_ = f.task.Resume(ctx) // a paused one cannot die
-			if _, err := f.task.Wait(ctx); err != nil {
-				s.note(f.c, fmt.Errorf("its half-started process does not end: %w", err))
-				return
-			}
+		if err := endTask(ctx, f.task); err != nil {
+			s.note(f.c, fmt.Errorf("its half-started process does not end: %w", err))
+			return
 		}
 	}
 	rec := f.c.rec()
@@ -401,7 +397,7 @@ func (s *Service) abort(ctx context.Context, f *restored) {
 			s.log.Error("cannot record an aborted start", "container", f.c.id, "err", err)
 		}
 	}
-	s.cleanUp(ctx, f.c, &run{task: f.task}, "", nil)
+	s.cleanUp(ctx, f.c, &run{}, "", nil)
 }
 
 // resume applies the restart policy, and removes what asked to be removed at its end.
@@ -457,8 +453,7 @@ func (s *Service) dropOrphans(ctx context.Context) error {
 		}
 		task, err := s.runtime.Reconnect(ctx, id)
 		if err == nil {
-			_ = task.Kill(ctx, 9, true) // it may have ended
-			err = task.Delete(ctx)
+			err = endTask(ctx, task)
 		}
 		if err != nil && !errdefs.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("task of removed container %s: %w", id, err))

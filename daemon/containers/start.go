@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	api "stated.dev/stated/api/router/containers"
 	"stated.dev/stated/api/types"
@@ -96,7 +97,7 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 		if err != nil {
 			return err
 		}
-		failed(func() error { return task.Delete(ctx) })
+		failed(func() error { return endTask(ctx, task) })
 		return s.attachPending(ctx, c, task)
 	})
 	branches.Go(func() (err error) {
@@ -180,7 +181,6 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 		}
 		r.initHealth()
 	}); err != nil {
-		_ = task.Kill(ctx, 9, true) // the undo list deletes the task and reports what fails
 		return err
 	}
 	took.mark("record")
@@ -443,4 +443,31 @@ func (t *timeline) LogValue() slog.Value {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slog.GroupValue(t.marks...)
+}
+
+// taskEnd is how long processes may take to vanish after SIGKILL when a task is thrown away.
+const taskEnd = 10 * time.Second
+
+// endTask kills whatever runs in a task, in whichever state it is, and deletes it.
+func endTask(ctx context.Context, task runtime.Task) error {
+	ctx, cancel := context.WithTimeout(ctx, taskEnd)
+	defer cancel()
+	state, err := task.State(ctx)
+	if err != nil {
+		return err
+	}
+	if state.Status == runtime.StatusRunning || state.Status == runtime.StatusPaused {
+		if err := task.Kill(ctx, int(unix.SIGKILL), true); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		if state.Status == runtime.StatusPaused {
+			if err := task.Resume(ctx); err != nil {
+				return err // a frozen process cannot die on cgroup v1
+			}
+		}
+		if _, err := task.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	return task.Delete(ctx)
 }
