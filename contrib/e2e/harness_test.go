@@ -101,6 +101,13 @@ func startedHost(t *testing.T, flags ...string) *host {
 	return h
 }
 
+// during returns the host for a subtest: failures are the subtest's.
+func (h *host) during(t *testing.T) *host {
+	sub := *h
+	sub.t = t
+	return &sub
+}
+
 func binary(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -142,7 +149,7 @@ func (h *host) start() {
 		close(exited)
 	}()
 	h.cmd, h.exited = cmd, exited
-	ctx, cancel := context.WithTimeout(h.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // also at the end of the test
 	defer cancel()
 	for {
 		if h.ping(ctx) == nil {

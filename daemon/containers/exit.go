@@ -104,6 +104,9 @@ func (s *Service) ended(c *Container, r *run, exit runtime.Exit) {
 		if r.stopped.Load() {
 			next.HasBeenManuallyStopped = true
 		}
+		if next.State.Health != nil {
+			next.State.Health.Status = container.Unhealthy // nobody looks any more
+		}
 		next.clearRuntime()
 	}); err != nil {
 		s.log.Error("cannot record the end of a container", "container", c.id, "err", err)
@@ -120,12 +123,14 @@ func (s *Service) ended(c *Container, r *run, exit runtime.Exit) {
 		"execDuration": strconv.Itoa(int(exit.At.Sub(old.State.StartedAt).Seconds())),
 	})
 
+	if decision.restart {
+		s.restartLater(c, decision.delay) // before cleaned is closed: who waits for that may then cancel it
+	}
 	s.cleanUp(ctx, c, r, sandboxID, mounted)
 	close(r.cleaned)
 
 	switch {
 	case decision.restart:
-		s.restartLater(c, decision.delay)
 	case old.HostConfig.AutoRemove && !r.restarting.Load():
 		if err := s.removeAuto(ctx, c); err != nil {
 			s.log.Error("cannot remove a container that asked for it", "container", c.id, "err", err)
@@ -133,16 +138,14 @@ func (s *Service) ended(c *Container, r *run, exit runtime.Exit) {
 	}
 }
 
-// cleanUp releases everything a run held. It goes on after a failure and logs it: nothing here may keep the rest.
+// cleanUp releases everything a run held. It goes on after a failure and logs it: nothing here may keep the rest. The
+// task goes last: as long as the runtime has something of a container, the next start of the daemon cleans up after it.
 func (s *Service) cleanUp(ctx context.Context, c *Container, r *run, sandboxID string, mounted []volumeMount) {
 	s.execsEnded(c)
 	failed := func(what string, err error) {
 		if err != nil {
 			s.log.Error("cannot "+what, "container", c.id, "err", err)
 		}
-	}
-	if r.task != nil {
-		failed("delete the task", r.task.Delete(ctx))
 	}
 	if sandboxID != "" {
 		err := s.networks.Release(ctx, sandboxID)
@@ -153,6 +156,9 @@ func (s *Service) cleanUp(ctx context.Context, c *Container, r *run, sandboxID s
 	s.unmountVolumes(ctx, c, mounted)
 	failed("unmount /dev/shm", s.unmountShm(c.rec()))
 	failed("unmount the root file system", s.layers.UnmountRW(ctx, c.id))
+	if r.task != nil {
+		failed("delete the task", r.task.Delete(ctx))
+	}
 }
 
 // restartLater starts the container again after delay, unless somebody cancels that first.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -163,9 +164,15 @@ func applyHealth(h *container.Health, result *container.HealthcheckResult, r *Re
 // probe runs the health check once.
 func (s *Service) probe(ctx context.Context, c *Container, r *run, command []string, timeout time.Duration) *container.HealthcheckResult {
 	result := &container.HealthcheckResult{Start: time.Now()}
-	s.publish(c, events.Action(string(events.ActionExecStart)+": "+strings.Join(command, " ")), nil)
+	id := ids.New()
+	for _, action := range []events.Action{events.ActionExecCreate, events.ActionExecStart} {
+		s.publish(c, events.Action(string(action)+": "+strings.Join(command, " ")), map[string]string{"execID": id})
+	}
 	out := &boundedBuffer{max: healthOutputBytes}
-	code, err := s.runProbe(ctx, c, r, command, timeout, out)
+	code, err := s.runProbe(ctx, c, r, id, command, timeout, out)
+	if err == nil {
+		s.publish(c, events.ActionExecDie, map[string]string{"execID": id, "exitCode": strconv.Itoa(code)})
+	}
 	result.End = time.Now()
 	switch {
 	case err != nil && ctx.Err() == nil && err == errProbeTimeout:
@@ -186,7 +193,7 @@ func (s *Service) probe(ctx context.Context, c *Container, r *run, command []str
 
 var errProbeTimeout = fmt.Errorf("health check timed out")
 
-func (s *Service) runProbe(ctx context.Context, c *Container, r *run, command []string, timeout time.Duration, out io.Writer) (int, error) {
+func (s *Service) runProbe(ctx context.Context, c *Container, r *run, id string, command []string, timeout time.Duration, out io.Writer) (int, error) {
 	rec := c.rec()
 	input := ocispec.Input{ID: rec.ID, Config: rec.Config, HostConfig: rec.HostConfig, Path: rec.Path, Args: rec.Args, Rootfs: r.root, Host: s.cfg.Host,
 		Security: ocispec.Security{ProcessLabel: rec.ProcessLabel, AppArmorProfile: rec.AppArmorProfile, NoNewPrivileges: rec.NoNewPrivileges}}
@@ -196,7 +203,7 @@ func (s *Service) runProbe(ctx context.Context, c *Container, r *run, command []
 	}
 	process.Terminal = false
 	background := context.WithoutCancel(ctx)
-	p, err := r.task.Exec(background, ids.New(), runtime.ExecRequest{Spec: process})
+	p, err := r.task.Exec(background, id, runtime.ExecRequest{Spec: process})
 	if err != nil {
 		return 0, err
 	}

@@ -83,6 +83,7 @@ func (s *Service) remove(ctx context.Context, c *Container, opts removeOptions) 
 	if r := c.currentRun(); r != nil {
 		<-r.cleaned
 	}
+	c.cancelRestart() // of a run that ended by itself before it was killed
 	if err := s.dropTask(ctx, c); err != nil {
 		return err
 	}

@@ -41,6 +41,9 @@ func (s *Service) Start(ctx context.Context, ref string, req api.StartRequest) e
 		return err
 	}
 	defer c.unlock()
+	if c.isBroken() {
+		return errdefs.ErrConflict.WithMessage("container cannot be started: " + *c.broken.Load())
+	}
 	state := c.rec().State
 	switch {
 	case state.Paused:

@@ -33,6 +33,16 @@ func (s *Service) Stop(ctx context.Context, ref string, req api.StopRequest) err
 	if s.stopRestarting(ctx, c) {
 		return nil
 	}
+	if c.live() == nil && c.record.Load().State.Restarting {
+		// The restart policy starts it just now.
+		if err := c.lock(ctx); err != nil {
+			return err
+		}
+		c.unlock()
+		if s.stopRestarting(ctx, c) {
+			return nil
+		}
+	}
 	if c.live() == nil {
 		return types.ErrNotModified
 	}
@@ -66,6 +76,9 @@ func (s *Service) stop(ctx context.Context, c *Container, req api.StopRequest) e
 	r.stopped.Store(true)
 	if err := s.end(ctx, c, r, req); err != nil {
 		return err
+	}
+	if s.stopRestarting(ctx, c) { // it ended by itself before it was told to
+		return nil
 	}
 	s.publish(c, events.ActionStop, nil)
 	return nil
@@ -183,7 +196,14 @@ func (s *Service) Kill(ctx context.Context, ref, text string) error {
 		r.stopped.Store(true)
 	}
 	if sig == unix.SIGKILL {
-		return s.killRun(ctx, c, r)
+		if err := s.killRun(ctx, c, r); err != nil {
+			return err
+		}
+		if c.record.Load().State.Restarting { // it ended by itself before it was told to
+			<-r.cleaned
+			s.stopRestarting(ctx, c)
+		}
+		return nil
 	}
 	return s.signal(ctx, c, r, sig)
 }

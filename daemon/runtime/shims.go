@@ -116,11 +116,26 @@ func (r *Shims) List(ctx context.Context) ([]string, error) {
 	}
 	found := make([]string, 0, len(entries))
 	for _, e := range entries {
-		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
-			found = append(found, e.Name())
+		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") {
+			continue
 		}
+		if dir := filepath.Join(r.dir, e.Name()); !wasUsed(dir) && dropUnused(dir) {
+			continue
+		}
+		found = append(found, e.Name())
 	}
 	return found, nil
+}
+
+// dropUnused removes a directory that a daemon made and died before it had started the shim. It reports whether that
+// was so.
+func dropUnused(dir string) bool {
+	lock, err := takeLock(dir)
+	if err != nil {
+		return false // a shim runs
+	}
+	defer lock.Close() // nothing was written
+	return removeDir(dir) == nil
 }
 
 // Spawn starts the shim of a container.

@@ -1,0 +1,91 @@
+package e2e
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"stated.dev/stated/internal/testenv"
+)
+
+// crashPoints are the instants of a container's life at which the daemon dies, by the verb that gets there.
+var crashPoints = []string{
+	"volumes.create.staged", "volumes.create.recorded", "volumes.create.published",
+	"containers.create.volume", "containers.create.volumes", "containers.create.recorded",
+	"layer.create.intended", "layer.create.seeded", "layer.create.made", "layer.create.recorded",
+	"journal.commit.appended", "journal.commit.applying",
+	"runtime.spawn.locked", "runtime.spawn.started",
+	"network.attach.namespace", "network.attach.held", "network.attach.connected", "network.attach.recorded", "network.attach.published",
+	"containers.start.prepared", "runtime.create.bundled", "containers.start.created", "containers.start.started",
+	"containers.exec.started",
+	"containers.exit.recorded", "runtime.delete.answered", "network.release.recorded",
+	"containers.remove.begun", "containers.remove.unrecorded", "layer.remove.unrecorded", "layer.remove.discarded",
+	"volumes.remove.prepared", "volumes.remove.unrecorded", "volumes.remove.deleted",
+}
+
+// TestCrash kills the daemon at each point of a container's life, starts it again, removes what is left with ordinary
+// commands, and finds nothing that was not there before. It has the network namespace to itself: it is not parallel.
+func TestCrash(t *testing.T) {
+	h := startedHost(t)
+	h.docker("network", "create", "net")
+	life := func() {
+		for _, args := range [][]string{
+			{"create", "--name", "box", "--network", "net", "-p", "127.0.0.1:18080:80", "-v", "named:/named", "-v", "/anonymous", "--init", "busybox", "sleep", "1000"},
+			{"start", "box"},
+			{"exec", "box", "true"},
+			{"stop", "-t", "0", "box"},
+			{"rm", "-v", "box"},
+		} {
+			if _, err := h.try(args...); err != nil {
+				return // the daemon is gone, or an operation was refused: what matters is what stays
+			}
+		}
+	}
+	life() // what the first container makes for good is no leak
+	h.docker("volume", "rm", "named")
+	h.stop(syscall.SIGTERM)
+	roots := testenv.Roots{Data: filepath.Join(h.dir, "data"), Exec: filepath.Join(h.dir, "exec")}
+	before, err := testenv.Observe(roots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, point := range crashPoints {
+		t.Run(point, func(t *testing.T) {
+			h := h.during(t)
+			h.env = []string{"STATED_FAULT=" + point + "=kill"}
+			h.start()
+			life()
+			select {
+			case <-h.exited:
+			case <-time.After(time.Second):
+				t.Error("the daemon did not come to this point")
+				h.stop(syscall.SIGTERM)
+			}
+			h.env = nil
+			h.start()
+			for _, id := range strings.Fields(h.docker("ps", "-aq")) {
+				if state := h.docker("inspect", "-f", "{{.State.Status}}", id); !slices.Contains([]string{"created", "running", "exited"}, state) {
+					t.Errorf("after the crash the container is %s", state)
+				}
+				h.docker("rm", "-f", "-v", id)
+			}
+			if volumes := h.docker("volume", "ls", "-q"); volumes != "" {
+				h.docker(append([]string{"volume", "rm"}, strings.Fields(volumes)...)...)
+			}
+			h.stop(syscall.SIGTERM)
+			after, err := testenv.Observe(roots)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if leaks := after.Leaks(before); len(leaks) > 0 {
+				t.Errorf("left behind:\n%s", strings.Join(leaks, "\n"))
+			}
+			if t.Failed() {
+				t.Logf("the daemon's log:\n%s", h.log())
+			}
+		})
+	}
+}
