@@ -26,6 +26,7 @@ import (
 	"stated.dev/stated/api/router/unbuilt"
 	apivolumes "stated.dev/stated/api/router/volumes"
 	"stated.dev/stated/api/server"
+	"stated.dev/stated/daemon/adopt"
 	"stated.dev/stated/daemon/containers"
 	"stated.dev/stated/daemon/containers/settings"
 	"stated.dev/stated/daemon/images"
@@ -60,6 +61,8 @@ type Daemon struct {
 
 	journal    *journal.Journal
 	replayed   journal.Report // what the journal did at the start
+	repaired   []string       // what was done to layers at the start
+	adopted    bool           // the root was dockerd's until this start
 	driver     graphdriver.Driver
 	layers     *layer.Store
 	images     *images.Service
@@ -189,6 +192,7 @@ func (d *Daemon) prepareRoots() error {
 		}
 	}
 	var err error
+	d.adopted = adopt.IsDockers(d.cfg.Root)
 	if d.lock, err = lockRoot(d.cfg.Root, d.log); err != nil {
 		return err
 	}
@@ -273,14 +277,17 @@ func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
 		return nil, err
 	}
 	opened.add(d.layers)
-	if report.Rebooted {
-		notes, err := d.layers.Repair(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("repair the layers after a power cut: %w", err)
-		}
-		for _, note := range notes {
-			d.log.Warn("layers repaired after a power cut", "what", note)
-		}
+	switch {
+	case report.Rebooted:
+		d.repaired, err = d.layers.Repair(ctx)
+	case d.adopted:
+		d.repaired, err = d.layers.RepairDriver(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("repair the layers: %w", err)
+	}
+	for _, note := range d.repaired {
+		d.log.Warn("layers repaired", "what", note)
 	}
 	d.images, err = images.Open(ctx, images.Options{
 		Dir: imageDir, TempDir: filepath.Join(d.cfg.Root, "tmp"), LastDir: d.statePath("last"), Layers: imageLayers{d.layers},

@@ -45,6 +45,9 @@ func (d *Daemon) Doctor(context.Context) types.Doctor {
 	for _, p := range d.containers.Problems() {
 		problem(adopt.Containers, p.ID, p.Reason)
 	}
+	for _, text := range d.repaired {
+		note(adopt.Layers, "repaired at the start", text)
+	}
 	for _, path := range d.replayed.Kept {
 		problem("journal", path, "it was written by somebody else after stated's last change, which was dropped")
 	}

@@ -29,8 +29,21 @@ func (s *Store) open(ctx context.Context, dir string) (err error) {
 	if err := os.MkdirAll(s.stateDir, 0o700); err != nil {
 		return err
 	}
+	rescued, err := rescueMetadata(dir, s.stateDir)
+	if err != nil {
+		return err
+	}
+	if rescued != "" {
+		s.setAside(Problem{Driver: metadataFile, Text: rescued})
+	}
 	if s.meta, err = openMetadata(dir); err != nil {
 		return err
+	}
+	if rescued == "" {
+		if err := s.meta.keepGoodCopy(s.stateDir); err != nil {
+			_ = s.meta.close(ctx) // the first error is the one to report
+			return err
+		}
 	}
 	s.meta.sync = s.syncDrivers
 	if err := s.restore(ctx); err != nil {

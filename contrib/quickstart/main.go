@@ -2,6 +2,7 @@
 // socket, asks it for its page, and tells the user how to go on. It needs no registry and no docker command.
 //
 //	quickstart SOCKET HELLO_BINARY
+//	quickstart -stop SOCKET          removes every container of the daemon
 package main
 
 import (
@@ -26,21 +27,48 @@ const (
 
 func main() {
 	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: quickstart SOCKET HELLO_BINARY")
+		fmt.Fprintln(os.Stderr, "usage: quickstart SOCKET HELLO_BINARY | quickstart -stop SOCKET")
 		os.Exit(2)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := run(ctx, os.Args[1], os.Args[2]); err != nil {
+	var err error
+	if os.Args[1] == "-stop" {
+		err = removeAll(ctx, newClient(os.Args[2]))
+	} else {
+		err = run(ctx, newClient(os.Args[1]), os.Args[1], os.Args[2])
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, socket, binary string) error {
-	c := &client{http: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+func newClient(socket string) *client {
+	return &client{http: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}}}
+}
+
+// removeAll removes every container, running or not.
+func removeAll(ctx context.Context, c *client) error {
+	answer, err := c.do(ctx, http.MethodGet, "/containers/json?all=1", "", nil)
+	if err != nil {
+		return err
+	}
+	var list []struct{ Id string }
+	if err := json.Unmarshal(answer, &list); err != nil {
+		return err
+	}
+	for _, container := range list {
+		if _, err := c.do(ctx, http.MethodDelete, "/containers/"+container.Id+"?force=1&v=1", "", nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func run(ctx context.Context, c *client, socket, binary string) error {
 	layer, err := pack(binary)
 	if err != nil {
 		return err

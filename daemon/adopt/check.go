@@ -72,6 +72,7 @@ type checker struct {
 	root   string
 	report Report
 	chains map[string]map[string]bool // driver -> chain ids that are whole
+	caches map[string]string          // chain id -> the driver's id
 	images map[string]map[string]bool // driver -> image ids that are whole
 	vols   map[string]bool
 	nets   map[string]bool // ids
@@ -87,7 +88,7 @@ func Check(ctx context.Context, root string) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("read the data root: %w", err)
 	}
-	c := &checker{root: root, report: Report{Root: root}, chains: map[string]map[string]bool{}, images: map[string]map[string]bool{}, vols: map[string]bool{}, nets: map[string]bool{}}
+	c := &checker{root: root, report: Report{Root: root}, chains: map[string]map[string]bool{}, caches: map[string]string{}, images: map[string]map[string]bool{}, vols: map[string]bool{}, nets: map[string]bool{}}
 	c.top(entries)
 	for _, step := range []func(context.Context) error{c.graphs, c.volumes, c.networks, c.containers} {
 		if err := step(ctx); err != nil {
@@ -143,7 +144,7 @@ func (c *checker) top(entries []fs.DirEntry) {
 		c.note(Root, "swarm", "this host was in a swarm; stated leaves its state alone and does not join it")
 	}
 	if data, err := os.ReadFile(c.path("engine-id")); err == nil && len(strings.TrimSpace(string(data))) == 0 {
-		c.problem(Root, "engine-id", "is empty; a new id will be made")
+		c.note(Root, "engine-id", "is empty; a new id will be made")
 	}
 	if journalPending(c.root) {
 		c.note(Root, ".stated/journal", "changes that may not be in Docker's files yet after a power cut: start stated, or run \"stated handback\"")
@@ -237,6 +238,14 @@ func (c *checker) layers(ctx context.Context, driver string) (int, error) {
 			bad[chain] = err.Error()
 		}
 		all[chain] = r
+		c.caches[chain] = r.cache
+	}
+	for chain, r := range all {
+		if bad[chain] == "" {
+			if err := c.lowers(driver, r.cache, all[strings.TrimPrefix(r.parent, "sha256:")].cache); err != nil {
+				bad[chain] = err.Error()
+			}
+		}
 	}
 	whole := map[string]bool{}
 	for chain := range all {
@@ -333,15 +342,7 @@ func (c *checker) driverHas(driver, id string) error {
 			return fmt.Errorf("%s/%s/link is damaged", driver, id)
 		}
 		if target, err := os.Readlink(c.path(driver, "l", string(link))); err != nil || target != filepath.Join("..", id, "diff") {
-			c.note(Layers, id, "the short link %s/l/%s is missing or wrong; it is made again at the start", driver, link)
-		}
-		lower, err := os.ReadFile(c.path(driver, id, "lower"))
-		if err == nil {
-			for part := range strings.SplitSeq(string(lower), ":") {
-				if !strings.HasPrefix(part, "l/") || strings.ContainsRune(part, 0) {
-					return fmt.Errorf("%s/%s/lower is damaged", driver, id)
-				}
-			}
+			return fmt.Errorf("%s/%s/link does not agree with %s/l; it is repaired when stated starts on the root for the first time", driver, id, driver)
 		}
 	case "vfs":
 		if _, err := os.Stat(c.path(driver, "dir", id)); err != nil {
@@ -351,6 +352,31 @@ func (c *checker) driverHas(driver, id string) error {
 		if _, err := os.Stat(c.path(driver, "subvolumes", id)); err != nil {
 			return fmt.Errorf("btrfs/subvolumes/%s is missing", id)
 		}
+	}
+	return nil
+}
+
+// lowers checks that the list of layers below one is its parent's with the parent before it.
+func (c *checker) lowers(driver, id, parent string) error {
+	if driver != "overlay2" && driver != "fuse-overlayfs" {
+		return nil
+	}
+	read := func(id, name string) string {
+		data, err := os.ReadFile(c.path(driver, id, name))
+		if err != nil {
+			return "" // an absent list is an empty one
+		}
+		return string(data)
+	}
+	want := ""
+	if parent != "" {
+		want = "l/" + read(parent, "link")
+		if more := read(parent, "lower"); more != "" {
+			want += ":" + more
+		}
+	}
+	if have := read(id, "lower"); have != want {
+		return fmt.Errorf("%s/%s/lower does not list the layers below; it is repaired when stated starts on the root for the first time", driver, id)
 	}
 	return nil
 }

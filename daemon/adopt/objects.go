@@ -13,8 +13,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"stated.dev/stated/internal/boltcheck"
 	"stated.dev/stated/internal/ids"
-	"stated.dev/stated/network/datastore/boltdb"
 )
 
 // eachRecord calls f for every pair of a bucket in a copy of the database at path. A missing file has no records.
@@ -22,10 +22,7 @@ func eachRecord(path, bucket string, f func(k, v []byte)) (err error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if info, err := os.Stat(path); err == nil && info.Size() == 0 {
-		return errors.New("the file is empty")
-	}
-	if err := boltdb.Verify(path); err != nil {
+	if err := boltcheck.Path(path); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "stated-check-")
@@ -225,21 +222,29 @@ func (c *checker) writableLayer(id, driver string) {
 		c.problem(Containers, id, "its writable layer has no record, %s/mount-id", dir)
 		return
 	}
-	for _, name := range []string{"mount-id", "init-id"} {
-		layer, err := os.ReadFile(c.path(dir, name))
+	parent, err := os.ReadFile(c.path(dir, "parent"))
+	chain := strings.TrimPrefix(string(parent), "sha256:")
+	if err == nil && !c.chains[driver][chain] {
+		c.problem(Containers, id, "the layer %s below its writable layer is missing or broken", parent)
+		return
+	}
+	below := c.caches[chain]
+	for _, name := range []string{"init-id", "mount-id"} {
+		data, err := os.ReadFile(c.path(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		layer := string(data)
 		if err == nil {
-			err = c.driverHas(driver, string(layer))
+			err = c.driverHas(driver, layer)
+		}
+		if err == nil {
+			err = c.lowers(driver, layer, below)
 		}
 		if err != nil {
 			c.problem(Containers, id, "its writable layer is damaged: %s: %v", name, err)
 			return
 		}
-	}
-	parent, err := os.ReadFile(c.path(dir, "parent"))
-	if err == nil && !c.chains[driver][strings.TrimPrefix(string(parent), "sha256:")] {
-		c.problem(Containers, id, "the layer %s below its writable layer is missing or broken", parent)
+		below = layer
 	}
 }

@@ -78,6 +78,25 @@ func (s *Store) dropProblem(chain digest.Digest) {
 // was durable but whose directories were not yet are made again, empty as they were. It returns one sentence for each
 // repair.
 func (s *Store) Repair(ctx context.Context) ([]string, error) {
+	notes, err := s.RepairDriver(ctx)
+	if err != nil {
+		return notes, err
+	}
+	for _, rw := range s.allRWs() {
+		note, err := s.remake(ctx, rw)
+		if err != nil {
+			return notes, err
+		}
+		if note != "" {
+			notes = append(notes, note)
+		}
+	}
+	return notes, nil
+}
+
+// RepairDriver lets the driver put its own files right by what the records say of layers and their parents. It is for
+// a root that another program has written, too.
+func (s *Store) RepairDriver(ctx context.Context) ([]string, error) {
 	s.loadAll()
 	var notes []string
 	parents := map[string]string{} // driver ids
@@ -103,15 +122,6 @@ func (s *Store) Repair(ctx context.Context) ([]string, error) {
 		var err error
 		if notes, err = d.Repair(ctx, parents); err != nil {
 			return notes, err
-		}
-	}
-	for _, rw := range all {
-		note, err := s.remake(ctx, rw)
-		if err != nil {
-			return notes, err
-		}
-		if note != "" {
-			notes = append(notes, note)
 		}
 	}
 	return notes, nil

@@ -13,6 +13,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/boltcheck"
 )
 
 // goodSuffix names the copy that a clean start leaves in the state directory.
@@ -35,10 +37,7 @@ func (s *Store) checkFile(ctx context.Context, wait time.Duration) error {
 		}
 		return fmt.Errorf("lock network store %s: %w", s.path, err)
 	}
-	damage := verify(f)
-	if info, err := f.Stat(); err == nil && info.Size() == 0 {
-		damage = errors.New("it is empty") // bbolt would start afresh, and nobody would hear of what was lost
-	}
+	damage := boltcheck.File(f)
 	if damage == nil {
 		return nil
 	}
@@ -48,7 +47,7 @@ func (s *Store) checkFile(ctx context.Context, wait time.Duration) error {
 	}
 	s.repair = fmt.Sprintf("network store %s was damaged (%v); it lies at %s now", s.path, damage, aside)
 	if good, err := os.Open(s.beside + goodSuffix); err == nil {
-		bad := verify(good)
+		bad := boltcheck.File(good)
 		_ = good.Close() // only read
 		if bad == nil {
 			if err := copyFile(s.beside+goodSuffix, s.path); err != nil {

@@ -1,4 +1,6 @@
-package boltdb
+// Package boltcheck reads the pages of a bolt file before bbolt maps them: bbolt trusts its file, and a damaged one can
+// make it panic, loop or take all memory. It never writes and has no locks.
+package boltcheck
 
 import (
 	"encoding/binary"
@@ -32,15 +34,15 @@ type boltMeta struct {
 	pages, txid    uint64
 }
 
-// verify walks the file as bbolt would, but believes nothing: every page number must lie in the file and be met
+// File walks the file as bbolt would, but believes nothing: every page number must lie in the file and be met
 // once, every element in its page. Time and memory are bounded by the size of the file.
-func verify(f *os.File) error {
+func File(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
 	if info.Size() == 0 {
-		return nil // bbolt initialises an empty file
+		return errors.New("it is empty") // bbolt would start afresh, and nobody would hear of what was lost
 	}
 	v := verifier{r: f, size: info.Size(), met: map[uint64]bool{}}
 	meta, err := v.newestMeta()
@@ -246,13 +248,12 @@ func (v *verifier) free(id uint64) error {
 	return nil
 }
 
-// Verify says what is wrong with the bolt file at path, or nil. It only reads, takes no lock, and is safe on files that
-// bbolt would crash on.
-func Verify(path string) error {
+// Path checks the file at path. It takes no lock.
+func Path(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return verify(f)
+	return File(f)
 }

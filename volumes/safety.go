@@ -1,0 +1,65 @@
+package volumes
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/boltcheck"
+)
+
+// rescueMetadata moves a damaged database aside and puts the copy of the last start in its place, or nothing: then the
+// volumes are found again by their directories, without their labels. It returns a sentence that says so, or "". A
+// database that another process has open is left to bbolt, which will refuse it.
+func rescueMetadata(dir, stateDir string) (string, error) {
+	path := filepath.Join(dir, metadataFile)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+		return "", nil
+	}
+	damage := boltcheck.File(f)
+	if damage == nil {
+		return "", nil
+	}
+	aside := filepath.Join(stateDir, fmt.Sprintf("%s.damaged-%d", metadataFile, time.Now().UnixNano()))
+	if err := os.Rename(path, aside); err != nil {
+		return "", fmt.Errorf("set aside the damaged %s: %w", path, err)
+	}
+	text := fmt.Sprintf("%s was damaged (%v) and lies at %s now", path, damage, aside)
+	good := goodCopy(stateDir)
+	if boltcheck.Path(good) != nil {
+		return text + "; volumes are known by their directories, without labels", nil
+	}
+	data, err := os.ReadFile(good)
+	if err == nil {
+		err = os.WriteFile(path, data, 0o600)
+	}
+	if err != nil {
+		return "", fmt.Errorf("restore %s from its copy: %w", path, err)
+	}
+	return text + "; the copy of the last start took its place", nil
+}
+
+func goodCopy(stateDir string) string { return filepath.Join(stateDir, metadataFile+".good") }
+
+// keepGoodCopy copies the database, so that a later start can do without it.
+func (m *metadata) keepGoodCopy(stateDir string) error {
+	tmp := goodCopy(stateDir) + ".tmp"
+	if err := m.db.View(func(tx *bbolt.Tx) error { return tx.CopyFile(tmp, 0o600) }); err != nil {
+		return fmt.Errorf("copy the volumes' database: %w", err)
+	}
+	return os.Rename(tmp, goodCopy(stateDir))
+}
