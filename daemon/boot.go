@@ -104,7 +104,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer d.lock.Close()
-	listeners, err := d.listen(ctx)
+	listeners, passed, err := d.listen(ctx)
 	if err != nil {
 		return err
 	}
@@ -115,13 +115,16 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 
 	serveCtx, stopServing := context.WithCancelCause(context.WithoutCancel(ctx))
 	var serving sync.WaitGroup
-	for _, l := range listeners {
-		serving.Go(func() {
-			if err := d.server.Serve(serveCtx, l); err != nil {
-				stopServing(err)
-			}
-		})
+	serveOn := func(listeners []net.Listener) {
+		for _, l := range listeners {
+			serving.Go(func() {
+				if err := d.server.Serve(serveCtx, l); err != nil {
+					stopServing(err)
+				}
+			})
+		}
 	}
+	serveOn(listeners)
 	// In this order at the end: no more requests, then no more subsystems.
 	defer func() {
 		_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
@@ -134,8 +137,12 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	}()
 
 	if err := d.stack.Open(ctx); err != nil {
+		for _, l := range passed {
+			_ = l.Close() // the service manager keeps the socket
+		}
 		return err
 	}
+	serveOn(passed)
 	d.log.Info("ready", "version", d.cfg.Version, "hosts", d.cfg.Hosts, "root", d.cfg.Root)
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyReady+"\nSTATUS=ready")
 	stopWatchdog := d.feedWatchdog()
@@ -199,23 +206,28 @@ func (d *Daemon) prepareRoots() error {
 	return d.loadEngineID()
 }
 
-func (d *Daemon) listen(ctx context.Context) ([]net.Listener, error) {
-	var all []net.Listener
+// listen opens the sockets. Those that a service manager passed are apart: it started the daemon because a client
+// connected, and that client waits for its answer, so they are served once everything is open.
+func (d *Daemon) listen(ctx context.Context) (opened, passed []net.Listener, err error) {
 	for _, addr := range d.cfg.Hosts {
 		tlsConfig, err := d.tlsConfig()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		ls, err := server.Listen(ctx, server.ListenOptions{Addr: addr, Group: d.cfg.Group, TLS: tlsConfig, InsecureTCP: d.cfg.InsecureTCP})
 		if err != nil {
-			for _, l := range all {
+			for _, l := range append(opened, passed...) {
 				_ = l.Close() // the error above is the one to report
 			}
-			return nil, err
+			return nil, nil, err
 		}
-		all = append(all, ls...)
+		if addr == "fd://" {
+			passed = append(passed, ls...)
+		} else {
+			opened = append(opened, ls...)
+		}
 	}
-	return all, nil
+	return opened, passed, nil
 }
 
 // tlsConfig reads the certificates for TCP; nil without --tlsverify.

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,8 +16,9 @@ import (
 // readSize is how much output is taken at once: half of what a pipe of the usual size holds.
 const readSize = 32 << 10
 
-// pipeSize is what a stream may hold while the disk that its log is on is busy: the process that writes goes on
-// meanwhile. Memory is taken only for what the stream holds.
+// pipeSize is what a stream that has much to say may hold while the disk that its log is on is busy: the process that
+// writes goes on meanwhile. Few streams get it, as the kernel gives the processes of a user smaller pipes when all of
+// theirs together are large.
 const pipeSize = 1 << 20
 
 // stdio is the standard streams of one process: FIFOs of which this side opens both ends before the task service
@@ -67,9 +67,6 @@ func openStdio(dir, name string, tty, stdin bool, rec *sink) (_ *stdio, err erro
 			return "", nil, nil, err
 		}
 		opened = append(opened, w)
-		if kind != "stdin" {
-			widen(w)
-		}
 		return path, r, w, nil
 	}
 	var outR, errR *os.File
@@ -111,28 +108,17 @@ func widen(pipe *os.File) {
 	_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) }) // see above
 }
 
-// widenInner does the same with the pipes between a process that has been created and the task service.
-func widenInner(pid int) {
-	for _, fd := range []string{"1", "2"} {
-		path := filepath.Join("/proc", strconv.Itoa(pid), "fd", fd)
-		if info, err := os.Stat(path); err != nil || info.Mode().Type() != os.ModeNamedPipe {
-			continue // a terminal
-		}
-		pipe, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
-		if err != nil {
-			continue // it serves as it is
-		}
-		widen(pipe)
-		_ = pipe.Close() // nothing was written
-	}
-}
-
 // read delivers one stream until all its writers have closed it.
 func (s *stdio) read(f *os.File, stream byte) {
 	defer f.Close()
 	buf := make([]byte, readSize)
+	wide := false
 	for {
 		n, err := f.Read(buf)
+		if n == len(buf) && !wide {
+			widen(f)
+			wide = true
+		}
 		if n > 0 && !s.sealed.Load() {
 			if s.sink != nil {
 				s.sink.write(stream, buf[:n])
@@ -173,7 +159,7 @@ func (s *stdio) unlink() {
 }
 
 // leftover is more than what lies between a process and us when it ends: two pipes and some buffers.
-const leftover = 2*pipeSize + 128<<10
+const leftover = pipeSize + 128<<10
 
 // drain waits for the end of the output after the process's exit, for limit and for as long as a paced client takes
 // to read what the process left. Children may keep the output open; what they write later is taken, so that they

@@ -67,7 +67,6 @@ func (t *taskService) Create(ctx context.Context, r *taskapi.CreateTaskRequest) 
 		if pid != 0 { // a restore has none before it starts
 			s.oom.watch(pid)
 			s.openPidfd(pid)
-			widenInner(pid)
 		}
 		s.init.created(pid)
 		if err := fault.Point("shim.create.done"); err != nil {
