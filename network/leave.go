@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"stated.dev/stated/network/netns"
 	"stated.dev/stated/network/nft"
 )
 
@@ -17,7 +18,7 @@ import (
 // returns the names of what it removed.
 func Leave(ctx context.Context, engineID string) ([]string, error) {
 	mark := tableName(engineID)
-	links, err := netlink.LinkList()
+	links, err := netns.Dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}

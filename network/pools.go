@@ -10,11 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/network/ipam"
+	"stated.dev/stated/network/netns"
 )
 
 // hostRoutes lists the prefixes that the host routes, so that no pool is chosen that would hide one.
 func hostRoutes() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := netns.Dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes of the host: %w", err)
 	}

@@ -71,7 +71,7 @@ func TestRun(t *testing.T) {
 		"bind that is made":  {args: "-v " + shared + ":/x busybox sh -c -- echo hi > /x/y; stat -c %a /x", out: "755\n"},
 		"bind read-only":     {args: "-v " + shared + ":/x:ro busybox touch /x/y", code: 1, err: "Read-only file system"},
 		"mount bind missing": {args: "--mount type=bind,src=/not/there,dst=/x busybox true", code: 125, err: "invalid mount config for type \"bind\": bind source path does not exist: /not/there"},
-		"duplicate mount":    {args: "-v a:/x --mount type=volume,src=b,dst=/x busybox true", code: 125, err: "Duplicate mount point: /x"},
+		"duplicate mount":    {args: "-v aa:/x --mount type=volume,src=bb,dst=/x busybox true", code: 125, err: "Duplicate mount point: /x"},
 		"mount tmpfs":        {args: "--mount type=tmpfs,dst=/x,tmpfs-size=65536,tmpfs-mode=0711 busybox sh -c -- stat -c %a /x; df -k /x | tail -1 | tr -s ' ' | cut -d' ' -f2", out: "711\n64\n"},
 		"image missing":      {args: "--pull never no-such-image", code: 125, err: "No such image: no-such-image:latest"},
 		"network missing":    {args: "--network nope busybox true", code: 125, err: "network nope not found"},

@@ -112,9 +112,9 @@ func (s *Service) remove(ctx context.Context, c *Container, opts removeOptions) 
 			return fmt.Errorf("cannot remove container %q: %w", rec.name(), err)
 		}
 	}
+	s.unregister(c) // first, because the volumes ask who uses them
 	volumeErr := s.releaseVolumes(ctx, rec, opts)
 	s.publish(c, events.ActionDestroy, nil)
-	s.unregister(c)
 	c.failPending(errdefs.ErrNotFound.WithMessage("No such container: " + c.id))
 	c.wakeRemoved(rec.State.ExitCode)
 	return volumeErr

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/network/driver"
+	"stated.dev/stated/network/netns"
 	"stated.dev/stated/network/nft"
 )
 
@@ -140,7 +141,7 @@ func (d *Driver) ensureBridge(n *driver.Network, doc *document, link netlink.Lin
 		found, err := d.host.LinkByName(doc.BridgeName)
 		if err == nil {
 			link = found
-			if addrs, err = d.host.AddrList(link, netlink.FAMILY_ALL); err != nil {
+			if addrs, err = netns.Dump(func() ([]netlink.Addr, error) { return d.host.AddrList(link, netlink.FAMILY_ALL) }); err != nil {
 				return fmt.Errorf("list its addresses: %w", err)
 			}
 		} else if !isNotFound(err) {

@@ -8,17 +8,18 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"stated.dev/stated/network/driver"
+	"stated.dev/stated/network/netns"
 	"stated.dev/stated/network/nft"
 )
 
 // Sync implements driver.Driver: one dump of interfaces, one of addresses, one transaction of rules; no more than
 // that when the kernel is as it should be.
 func (d *Driver) Sync(ctx context.Context, networks []*driver.Network, attachments []driver.Attachment) (map[string]error, error) {
-	links, err := d.host.LinkList()
+	links, err := netns.Dump(d.host.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	addrs, err := d.host.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := netns.Dump(func() ([]netlink.Addr, error) { return d.host.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}

@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestTraffic sends packets between containers, to published ports, and where none may pass.
+func TestTraffic(t *testing.T) {
+	t.Parallel()
+	h := startedHost(t)
+	port := 21000 + 10*int(h.number)
+	h.docker("network", "create", "one")
+	h.docker("network", "create", "two")
+	h.docker("network", "create", "--internal", "inner")
+	h.docker("network", "create", "--opt", "com.docker.network.bridge.enable_icc=false", "mute")
+	web := func(args ...string) {
+		h.docker(append(append([]string{"run", "-d"}, args...), "busybox", "sh", "-c", "httpd -h /bin; exec udpsvd -E 0 81 cat")...)
+	}
+	web("--name", "web", "--network", "one", "--network-alias", "alias", "--mac-address", "02:42:0a:01:02:03",
+		"-p", fmt.Sprintf("%d:80", port), "-p", fmt.Sprintf("%d:81/udp", port), "-p", fmt.Sprintf("127.0.0.1:%d:80", port+1))
+	web("--name", "other", "--network", "two")
+	web("--name", "inside", "--network", "inner")
+	web("--name", "quiet", "--network", "mute")
+	web("--name", "plain", "-P", "--expose", "80")
+	address := func(name string) string {
+		return h.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
+	}
+	reaches := func(want bool, from, host string) {
+		t.Helper()
+		r := h.run("run", "--rm", "--network", from, "busybox", "wget", "-T", "2", "-qO", "/dev/null", "http://"+host+"/busybox")
+		if (r.code == 0) != want {
+			t.Errorf("from network %s to %s: reached is %v, want %v: %s", from, host, r.code == 0, want, r.err)
+		}
+	}
+	short := h.docker("inspect", "-f", "{{slice .Id 0 12}}", "web")
+	for _, name := range []string{"web", "alias", short} {
+		reaches(true, "one", name)
+	}
+	reaches(true, "bridge", address("plain"))
+	reaches(false, "bridge", "plain") // the default bridge serves no names
+	reaches(false, "two", "web")
+	reaches(false, "two", address("web"))
+	reaches(true, "inner", "inside")
+	reaches(false, "inner", address("web"))
+	reaches(false, "mute", address("quiet"))
+	h.want("02:42:0a:01:02:03", "exec", "web", "cat", "/sys/class/net/eth0/address")
+	h.want("1", "exec", "web", "sh", "-c", "ip route | grep -c ^default")
+	h.want("0", "exec", "inside", "sh", "-c", "ip route | grep -c ^default; true")
+
+	// From the host, on loopback and on the bridge's address; from containers of all networks through the host.
+	for _, addr := range []string{fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("%s:%d", h.gateway(), port), fmt.Sprintf("127.0.0.1:%d", port+1)} {
+		if fetch(t, addr) == "" {
+			t.Errorf("nothing at %s", addr)
+		}
+	}
+	if _, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", h.gateway(), port+1), time.Second); err == nil {
+		t.Error("a port published on loopback answers on another address")
+	}
+	for _, addr := range []string{"127.0.0.1", h.gateway()} {
+		if got := echo(t, fmt.Sprintf("%s:%d", addr, port)); got != "ping\n" {
+			t.Errorf("UDP through %s: %q", addr, got)
+		}
+	}
+	reaches(true, "two", fmt.Sprintf("%s:%d", h.gateway(), port))
+	reaches(true, "one", fmt.Sprintf("%s:%d", h.gateway(), port))
+	published := h.docker("port", "plain", "80/tcp")
+	first, _, _ := strings.Cut(published, "\n")
+	_, free, _ := strings.Cut(first, ":")
+	if fetch(t, "127.0.0.1:"+free) == "" {
+		t.Errorf("nothing at the port of -P, %s", published)
+	}
+
+	// From another machine, which a network namespace behind a veth stands for.
+	ns := fmt.Sprintf("e2e-%d-%d", h.number, time.Now().UnixNano()%100000)
+	peer := fmt.Sprintf("198.51.%d.", 100+h.number)
+	commands := [][]string{
+		{"ip", "netns", "add", ns},
+		{"ip", "link", "add", fmt.Sprintf("far%d", h.number), "type", "veth", "peer", "name", "near", "netns", ns},
+		{"ip", "addr", "add", peer + "1/24", "dev", fmt.Sprintf("far%d", h.number)},
+		{"ip", "link", "set", fmt.Sprintf("far%d", h.number), "up"},
+		{"ip", "-n", ns, "addr", "add", peer + "2/24", "dev", "near"},
+		{"ip", "-n", ns, "link", "set", "near", "up"},
+		{"ip", "-n", ns, "route", "add", "default", "via", peer + "1"},
+	}
+	t.Cleanup(func() {
+		_ = exec.Command("ip", "netns", "del", ns).Run() // takes the veth with it
+	})
+	for _, c := range commands {
+		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v: %s", c, err, out)
+		}
+	}
+	far := func(want bool, url string) {
+		t.Helper()
+		err := exec.Command("ip", "netns", "exec", ns, "curl", "-s", "-m", "2", "-o", "/dev/null", url).Run()
+		if (err == nil) != want {
+			t.Errorf("from another machine to %s: %v", url, err)
+		}
+	}
+	far(true, fmt.Sprintf("http://%s1:%d/busybox", peer, port))
+	far(false, "http://"+address("web")+"/busybox")
+	far(false, "http://"+address("other")+"/busybox")
+
+	h.docker("network", "connect", "two", "web")
+	reaches(true, "two", "web")
+	h.docker("network", "disconnect", "two", "web")
+	reaches(false, "two", "web")
+	h.docker("rm", "-f", "web")
+	far(false, fmt.Sprintf("http://%s1:%d/busybox", peer, port))
+}
+
+// echo sends a datagram and returns the answer.
+func echo(t *testing.T, addr string) string {
+	t.Helper()
+	conn, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		t.Error(err)
+	}
+	if _, err := fmt.Fprintln(conn, "ping"); err != nil {
+		t.Error(err)
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		t.Error(err)
+	}
+	return line
+}
