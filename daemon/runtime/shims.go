@@ -37,6 +37,9 @@ type Options struct {
 	ShimPath, RuncPath string
 	// CgroupDriver is used for a SpawnRequest that names none: "cgroupfs" or "systemd".
 	CgroupDriver string
+	// Tasks creates, starts and deletes tasks in place of the shims, to which it passes that on. Nil means that the
+	// shims are asked themselves.
+	Tasks Tasks
 }
 
 // Shims is the Runtime that starts a shim of our own for each container.
@@ -47,6 +50,7 @@ type Shims struct {
 	runcPath string
 	driver   string
 	place    *placement
+	tasks    Tasks // or nil
 
 	mu      sync.Mutex // guards what is below
 	closed  bool
@@ -59,7 +63,7 @@ var _ Runtime = (*Shims)(nil)
 
 // New prepares the directories under opts.ExecRoot and removes what an interrupted deletion left there.
 func New(opts Options) (*Shims, error) {
-	r := &Shims{driver: opts.CgroupDriver, conns: map[*conn]struct{}{}, reapers: map[*os.File]struct{}{}}
+	r := &Shims{driver: opts.CgroupDriver, tasks: opts.Tasks, conns: map[*conn]struct{}{}, reapers: map[*os.File]struct{}{}}
 	var err error
 	if r.root, err = filepath.Abs(opts.ExecRoot); err != nil {
 		return nil, err
@@ -84,6 +88,9 @@ func New(opts Options) (*Shims, error) {
 				return nil, fmt.Errorf("remove a deleted container: %w", err)
 			}
 		}
+	}
+	if err := r.dropLinks(); err != nil {
+		return nil, err
 	}
 	r.place = newPlacement()
 	return r, nil

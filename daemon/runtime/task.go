@@ -129,7 +129,8 @@ func (t *task) CreateFrom(ctx context.Context, spec *specs.Spec, checkpoint stri
 }
 
 func (t *task) create(ctx context.Context, spec *specs.Spec, checkpoint string) (int, error) {
-	data, err := json.Marshal(t.complete(spec))
+	spec = t.complete(spec)
+	data, err := json.Marshal(spec)
 	if err != nil {
 		return 0, t.wrap("encode the spec of", err)
 	}
@@ -138,6 +139,9 @@ func (t *task) create(ctx context.Context, spec *specs.Spec, checkpoint string) 
 	}
 	if err := fault.Point("runtime.create.bundled"); err != nil {
 		return 0, err
+	}
+	if t.r.tasks != nil {
+		return t.createVia(ctx, spec, checkpoint)
 	}
 	sum := sha256.Sum256(data)
 	req := &taskapi.CreateTaskRequest{ID: t.id, Bundle: t.dir, Checkpoint: checkpoint}
@@ -148,16 +152,19 @@ func (t *task) create(ctx context.Context, spec *specs.Spec, checkpoint string) 
 	return int(resp.Pid), nil
 }
 
-// complete adds what every container needs to a copy of the spec: criu's options, and an OOM score that is not the
-// shim's.
+// complete adds what every container needs to a copy of the spec: criu's options, an OOM score that is not the shim's,
+// and the way to the shim when somebody else has to find it.
 func (t *task) complete(spec *specs.Spec) *specs.Spec {
 	s := *spec
+	s.Annotations = maps.Clone(s.Annotations)
+	if s.Annotations == nil {
+		s.Annotations = map[string]string{}
+	}
 	if _, ok := s.Annotations[criuAnnotation]; !ok {
-		s.Annotations = maps.Clone(s.Annotations)
-		if s.Annotations == nil {
-			s.Annotations = map[string]string{}
-		}
 		s.Annotations[criuAnnotation] = filepath.Join(t.dir, shimapi.CriuFile)
+	}
+	if t.r.tasks != nil {
+		s.Annotations[shimapi.DirectoryAnnotation] = t.dir // ours alone to say
 	}
 	if s.Process != nil && s.Process.OOMScoreAdj == nil {
 		p := *s.Process
@@ -168,6 +175,9 @@ func (t *task) complete(spec *specs.Spec) *specs.Spec {
 }
 
 func (t *task) Start(ctx context.Context) error {
+	if t.r.tasks != nil {
+		return t.startVia(ctx)
+	}
 	return t.gone("start", t.conn.call(ctx, taskService, "Start", "start", &taskapi.StartRequest{ID: t.id}, &taskapi.StartResponse{}))
 }
 
@@ -244,6 +254,11 @@ func (t *task) resize(ctx context.Context, execID string, width, height int) err
 
 // Delete removes the task, ends the shim and takes the runtime directory away.
 func (t *task) Delete(ctx context.Context) error {
+	if t.r.tasks != nil {
+		if err := t.deleteVia(ctx); err != nil {
+			return t.wrap("delete", err)
+		}
+	}
 	err := t.conn.ask(ctx, shimapi.MethodDelete, "delete", shimapi.Empty{}, &shimapi.Empty{})
 	switch {
 	case errors.Is(err, errShimGone):

@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"fmt"
+	"os"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
@@ -21,9 +22,20 @@ import (
 const runtimeName = "io.containerd.stated.v1"
 
 // ServeContainerd is the life of the program under an external containerd, by containerd's own protocol: it answers
-// the actions "start" and "delete", and serves what start has spawned. The streams and the exit record are then
+// the actions "start" and "delete", and serves what start has spawned. A container whose spec names a runtime directory
+// has a shim of the daemon's already, which containerd then joins. For any other the streams and the exit record are
 // containerd's; of the shim's own service there is what concerns the network. It exits by itself on an error.
 func ServeContainerd(parts Parts) {
+	if a, ok := parseAction(os.Args[1:]); ok {
+		done, err := a.answer(context.Background())
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %s: %v", runtimeName, a.verb, err)
+			os.Exit(1)
+		}
+		if done {
+			return
+		}
+	}
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",

@@ -98,18 +98,9 @@ func (s *Shim) delete(ctx context.Context, _ shimapi.Empty) (shimapi.Empty, erro
 	if s.isGone {
 		return shimapi.Empty{}, nil
 	}
-	switch state := s.init.snapshot().State; state {
-	case shimapi.StateRunning, shimapi.StatePaused:
-		return shimapi.Empty{}, fmt.Errorf("container is %s: %w", state, errdefs.ErrFailedPrecondition)
-	case shimapi.StateCreated:
-		if err := s.killCreated(ctx); err != nil {
+	if s.init.snapshot().State != shimapi.StateSpawned {
+		if _, err := s.deleteInner(ctx); err != nil && !errdefs.IsNotFound(err) {
 			return shimapi.Empty{}, err
-		}
-		fallthrough
-	case shimapi.StateStopped:
-		_, err := s.inner.Delete(ctx, &taskapi.DeleteRequest{ID: s.cfg.ID})
-		if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
-			return shimapi.Empty{}, fmt.Errorf("delete the task: %w", err)
 		}
 	}
 	s.isGone = true
@@ -120,6 +111,25 @@ func (s *Shim) delete(ctx context.Context, _ shimapi.Empty) (shimapi.Empty, erro
 	s.closeParts()
 	close(s.deleted)
 	return shimapi.Empty{}, nil
+}
+
+// deleteInner removes the task from runc. The caller holds life.
+func (s *Shim) deleteInner(ctx context.Context) (*taskapi.DeleteResponse, error) {
+	switch state := s.init.snapshot().State; state {
+	case shimapi.StateSpawned:
+		return nil, fmt.Errorf("task was not created: %w", errdefs.ErrNotFound)
+	case shimapi.StateRunning, shimapi.StatePaused:
+		return nil, fmt.Errorf("container is %s: %w", state, errdefs.ErrFailedPrecondition)
+	case shimapi.StateCreated:
+		if err := s.killCreated(ctx); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := s.inner.Delete(ctx, &taskapi.DeleteRequest{ID: s.cfg.ID})
+	if err != nil {
+		return nil, fmt.Errorf("delete the task: %w", errgrpc.ToNative(err))
+	}
+	return resp, nil
 }
 
 // killCreated ends an init that waits for its start, and waits until that is recorded.

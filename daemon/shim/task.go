@@ -177,11 +177,16 @@ func (t *taskService) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (
 	})
 }
 
-// Delete removes an ended task or process. The shim goes on; MethodDelete ends it.
+// Delete removes an ended task or process, or a task that was never started. The shim goes on; MethodDelete ends it.
 func (t *taskService) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	return carry(ctx, &t.s.calls, shortLimit, func(ctx context.Context) (*taskapi.DeleteResponse, error) {
+		if r.ExecID == "" {
+			t.s.life.Lock()
+			defer t.s.life.Unlock()
+			return t.s.deleteInner(ctx)
+		}
 		resp, err := t.s.inner.Delete(ctx, r)
-		if err == nil && r.ExecID != "" {
+		if err == nil {
 			t.s.forgetExec(r.ExecID)
 		}
 		return resp, err
@@ -312,9 +317,10 @@ func (t *taskService) Connect(ctx context.Context, r *taskapi.ConnectRequest) (*
 	return t.s.inner.Connect(ctx, r)
 }
 
-// Shutdown ends a shim that has no task left.
-func (t *taskService) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
-	return t.s.inner.Shutdown(ctx, r)
+// Shutdown does nothing: a shim lives until MethodDelete, so that nobody but the daemon ends it. An external containerd
+// asks for it after a creation that failed, which may be tried again.
+func (t *taskService) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, nil
 }
 
 // closeInnerStdin closes the write end that the task service holds, which brings the end of file to the process.

@@ -31,6 +31,10 @@ const (
 	LockFD
 )
 
+// DirectoryAnnotation names, in the OCI spec of a container that an external containerd runs, the container's runtime
+// directory. By it containerd's "start" finds the shim that stands there already.
+const DirectoryAnnotation = "dev.stated.directory"
+
 // Namespace is the last element of runc's state directory: runc keeps its state in <exec root>/runc.
 const Namespace = "runc"
 

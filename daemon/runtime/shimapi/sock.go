@@ -2,6 +2,8 @@ package shimapi
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"os"
@@ -57,4 +59,29 @@ func openDir(dir string) (*os.File, error) {
 
 func fdPath(d *os.File, name string) string {
 	return "/proc/self/fd/" + strconv.Itoa(int(d.Fd())) + "/" + name
+}
+
+// ShortDir is the directory below the exec root that holds the short paths of task sockets.
+const ShortDir = "s"
+
+// ShortSocket is a path of the task socket that fits into a socket address, for those who cannot go through an open
+// directory. It is a link that Shorten makes.
+func ShortSocket(execRoot, id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return filepath.Join(execRoot, ShortDir, hex.EncodeToString(sum[:8]))
+}
+
+// Shorten makes the short path of a container's task socket, in place of one that is there, and returns it.
+func Shorten(execRoot, id, dir string) (string, error) {
+	path := ShortSocket(execRoot, id)
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return "", err
+	}
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return "", err
+	}
+	if err := os.Symlink(filepath.Join(dir, TaskSocket), path); err != nil {
+		return "", err
+	}
+	return path, nil
 }
