@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,14 +72,18 @@ func (s *Service) attachRun(ctx context.Context, c *Container, want runtime.Atta
 		default:
 		}
 	}
+	if c.gone {
+		c.mu.Unlock()
+		return nil, c.errGone()
+	}
 	if r == nil {
-		p := &pendingStream{want: want, ready: make(chan struct{})}
+		p := &pendingStream{container: c, want: want, ready: make(chan struct{})}
 		c.pending = append(c.pending, p)
 		c.mu.Unlock()
 		return p, nil
 	}
 	c.mu.Unlock()
-	return r.task.Attach(ctx, want)
+	return r.task().Attach(ctx, want)
 }
 
 // attachPending joins those who were there before the container started.
@@ -87,14 +92,13 @@ func (s *Service) attachPending(ctx context.Context, c *Container, task runtime.
 	pending := c.pending
 	c.pending = nil
 	c.mu.Unlock()
+	var errs []error
 	for _, p := range pending {
 		stream, err := task.Attach(ctx, p.want)
 		p.resolve(stream, err)
-		if err != nil {
-			return err
-		}
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // failPending tells them that the container will not start.
@@ -110,8 +114,9 @@ func (c *Container) failPending(cause error) {
 
 // pendingStream stands for the streams of a container that has not started.
 type pendingStream struct {
-	want  runtime.AttachRequest
-	ready chan struct{} // closed when stream or err is set, or the client has gone
+	container *Container
+	want      runtime.AttachRequest
+	ready     chan struct{} // closed when stream or err is set, or the client has gone
 
 	mu     sync.Mutex // guards the fields below
 	stream runtime.Stream
@@ -178,10 +183,14 @@ func (p *pendingStream) Close() error {
 		close(p.ready)
 	}
 	p.mu.Unlock()
-	if stream == nil {
-		return nil
+	if stream != nil {
+		return stream.Close()
 	}
-	return stream.Close()
+	c := p.container
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending = slices.DeleteFunc(c.pending, func(other *pendingStream) bool { return other == p })
+	return nil
 }
 
 // ended is a stream without anything to come.
@@ -290,7 +299,7 @@ func (s *Service) Resize(ctx context.Context, ref string, width, height int) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := r.task.Resize(ctx, width, height); err != nil {
+	if err := r.task().Resize(ctx, width, height); err != nil {
 		return err
 	}
 	s.publish(c, events.ActionResize, sizeAttributes(width, height))

@@ -167,6 +167,9 @@ func (s *Service) writeIndex() error {
 func (c *Container) indexEntry() (indexEntry, bool) {
 	c.commitMu.Lock()
 	defer c.commitMu.Unlock()
+	if c.unwritten {
+		return indexEntry{}, false
+	}
 	config, host, err := stampsOf(c.dir)
 	if err != nil {
 		return indexEntry{}, false

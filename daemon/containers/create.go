@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -128,15 +130,36 @@ func (s *Service) createLayer(ctx context.Context, r *Record, img Image) error {
 			for _, f := range files {
 				changes = append(changes, journal.Change{Path: f.Path, Data: f.Data, Mode: f.Mode})
 			}
-			if err := os.MkdirAll(filepath.Join(s.cfg.Dir, r.ID, "checkpoints"), 0o710); err != nil {
+			dir := filepath.Join(s.cfg.Dir, r.ID)
+			if err := makeContainerDir(dir); err != nil {
 				return err
 			}
-			if err := os.Chmod(filepath.Join(s.cfg.Dir, r.ID, "checkpoints"), 0o700); err != nil {
+			if err := s.journal.Commit(ctx, changes...); err != nil {
+				removeUnrecorded(dir)
 				return err
 			}
-			return s.journal.Commit(ctx, changes...)
+			return nil
 		},
 	})
+}
+
+// makeContainerDir makes a container's directory as Docker has it, without documents yet.
+func makeContainerDir(dir string) error {
+	checkpoints := filepath.Join(dir, "checkpoints")
+	if err := os.MkdirAll(checkpoints, 0o710); err != nil {
+		return err
+	}
+	return os.Chmod(checkpoints, 0o700)
+}
+
+// removeUnrecorded takes a directory of makeContainerDir away when nothing was put into it: a create ended before its
+// record. It reports whether it did.
+func removeUnrecorded(dir string) bool {
+	if _, err := os.Lstat(filepath.Join(dir, configFile)); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	_ = os.Remove(filepath.Join(dir, "checkpoints")) // fails when it is not empty, and so does the next
+	return os.Remove(dir) == nil
 }
 
 // takeName reserves the wanted name, or a random one.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,8 +21,12 @@ import (
 	"stated.dev/stated/internal/ids"
 )
 
-// keptExecs is how many ended execs of a container can still be inspected.
-const keptExecs = 64
+// keptExecs is how many ended execs of a container can still be inspected; unusedExecs is how many may be created ahead
+// of their start.
+const (
+	keptExecs   = 64
+	unusedExecs = 1024
+)
 
 // exec is a further process in a container.
 type exec struct {
@@ -70,6 +73,7 @@ func (s *Service) ExecCreate(ctx context.Context, ref string, req container.Exec
 	c.execIDs = append(c.execIDs, e.id)
 	c.mu.Unlock()
 	c.dropCache()
+	s.forgetExecs(c)
 	s.publish(c, events.Action(string(events.ActionExecCreate)+": "+strings.Join(req.Cmd, " ")), map[string]string{"execID": e.id})
 	return e.id, nil
 }
@@ -117,6 +121,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, req container.ExecSt
 	e.started = true
 	e.mu.Unlock()
 	if c.live() != e.run {
+		e.ended(137) // its run is over
 		return nil, false, errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.id))
 	}
 	command := strings.Join(e.req.Cmd, " ")
@@ -144,7 +149,7 @@ func (s *Service) runExec(ctx context.Context, e *exec, req container.ExecStartR
 	if err != nil {
 		return nil, err
 	}
-	p, err := e.run.task.Exec(ctx, e.id, runtime.ExecRequest{Spec: process, Stdin: e.req.AttachStdin && !req.Detach})
+	p, err := e.run.task().Exec(ctx, e.id, runtime.ExecRequest{Spec: process, Stdin: e.req.AttachStdin && !req.Detach})
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", rec.ID, err)
 	}
@@ -256,24 +261,42 @@ func (e *exec) ended(code int) {
 	e.exitCode = &code
 }
 
-func (e *exec) isRunning() bool {
+// endedWithRun is the end of an exec whose end nobody saw, or that was never started.
+func (e *exec) endedWithRun() {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.running
+	over := e.exitCode != nil
+	e.mu.Unlock()
+	if !over {
+		e.ended(137)
+	}
 }
 
-// forgetExecs drops the oldest ended execs of a container beyond keptExecs.
+// forgetExecs drops the oldest execs of a container, ended ones beyond keptExecs and those never started beyond
+// unusedExecs.
 func (s *Service) forgetExecs(c *Container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ended := 0
+	ended, unused := 0, 0
 	for _, id := range slices.Backward(c.execIDs) {
-		if e := s.execs[id]; e != nil && !e.isRunning() {
-			if ended++; ended > keptExecs {
-				delete(s.execs, id)
-			}
+		e := s.execs[id]
+		if e == nil {
+			continue
+		}
+		e.mu.Lock()
+		drop := false
+		switch {
+		case e.exitCode != nil:
+			ended++
+			drop = ended > keptExecs
+		case !e.started:
+			unused++
+			drop = unused > unusedExecs
+		}
+		e.mu.Unlock()
+		if drop {
+			delete(s.execs, id)
 		}
 	}
 	c.execIDs = slices.DeleteFunc(c.execIDs, func(id string) bool { return s.execs[id] == nil })
@@ -281,14 +304,21 @@ func (s *Service) forgetExecs(c *Container) {
 
 // execsEnded marks the execs of a container whose run is over; the kernel has killed them with it.
 func (s *Service) execsEnded(c *Container) {
+	c.mu.Lock()
+	own := slices.Clone(c.execIDs)
+	c.mu.Unlock()
 	s.mu.RLock()
-	list := slices.Collect(maps.Values(s.execs))
-	s.mu.RUnlock()
-	for _, e := range list {
-		if e.container == c && e.isRunning() {
-			e.ended(137)
+	list := make([]*exec, 0, len(own))
+	for _, id := range own {
+		if e := s.execs[id]; e != nil {
+			list = append(list, e)
 		}
 	}
+	s.mu.RUnlock()
+	for _, e := range list {
+		e.endedWithRun()
+	}
+	s.forgetExecs(c)
 	c.dropCache()
 }
 
@@ -332,7 +362,7 @@ func sizeAttributes(width, height int) map[string]string {
 
 // restoreExecs takes up the execs that a container's shim knows.
 func (s *Service) restoreExecs(ctx context.Context, c *Container, r *run) error {
-	processes, err := r.task.Execs(ctx)
+	processes, err := r.task().Execs(ctx)
 	if err != nil {
 		return fmt.Errorf("list execs: %w", err)
 	}

@@ -56,24 +56,48 @@ func decide(r *Record, exit runtime.Exit, stopped bool, delay time.Duration) res
 	return restartDecision{restart: true, delay: next}
 }
 
+// Delays between attempts to find a shim that stopped answering.
+const (
+	firstReconnect = time.Second
+	maxReconnect   = time.Minute
+)
+
 // monitor waits for the end of a run and deals with it.
 func (s *Service) monitor(c *Container, r *run) {
-	exit, err := r.task.Wait(s.ctx)
-	for err != nil {
-		if s.ctx.Err() != nil {
-			return // the daemon goes, the container stays
-		}
-		// The shim went away under us. What it left says how the container ended; a shim that is there but does not
-		// answer is set aside: its container may well be running.
+	exit, err := r.task().Wait(s.ctx)
+	reported := false
+	for delay := firstReconnect; err != nil; delay = min(2*delay, maxReconnect) {
+		// The shim went away under us. What it left says how the container ended. While nothing says so the container
+		// may well be running: it is left alone, and asked for again.
 		task, rerr := s.runtime.Reconnect(s.ctx, c.id)
-		if rerr != nil {
-			s.log.Error("container set aside: its shim does not answer", "container", c.id, "err", errors.Join(err, rerr))
-			s.problems.add(c.id, rerr)
-			s.setError(c, "its shim does not answer: "+rerr.Error())
-			return
+		switch {
+		case s.ctx.Err() != nil:
+			return // the daemon goes, the container stays
+		case rerr == nil:
+			r.handle.Store(&task)
+			if exit, err = task.Wait(s.ctx); err == nil {
+				continue
+			}
+		case errdefs.IsNotFound(rerr) && !runsElsewhere(c.rec()):
+			exit, err = runtime.Exit{Code: unknownExit, At: time.Now()}, nil
+			continue
 		}
-		r.task = task
-		exit, err = task.Wait(s.ctx)
+		if cause := errors.Join(err, rerr); !reported && s.ctx.Err() == nil {
+			reported = true
+			s.log.Error("container set aside: its shim does not answer", "container", c.id, "err", cause)
+			s.problems.add(c.id, cause)
+			s.setError(c, "its shim does not answer: "+cause.Error())
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-s.ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+	if reported {
+		s.setError(c, "")
 	}
 	s.ended(c, r, exit)
 }
@@ -94,7 +118,7 @@ func (s *Service) ended(c *Container, r *run, exit runtime.Exit) {
 	if old.HostConfig.NetworkMode.IsContainer() {
 		sandboxID = "" // it belongs to the other container
 	}
-	if _, err := s.commit(ctx, c, func(next *Record) {
+	s.observe(c, func(next *Record) {
 		next.setStopped(exit)
 		next.State.Restarting = decision.restart
 		if decision.restart {
@@ -108,11 +132,12 @@ func (s *Service) ended(c *Container, r *run, exit runtime.Exit) {
 			next.State.Health.Status = container.Unhealthy // nobody looks any more
 		}
 		next.clearRuntime()
-	}); err != nil {
-		s.log.Error("cannot record the end of a container", "container", c.id, "err", err)
-	}
+	})
 	_ = fault.Point("containers.exit.recorded") // an injected error changes nothing here
 	r.exit = exit
+	if decision.restart {
+		s.restartLater(c, decision.delay) // before exited is closed: who sees that may then cancel it
+	}
 	close(r.exited)
 	c.wakeExited(exit.Code, decision)
 	if exit.OOMKilled {
@@ -123,16 +148,10 @@ func (s *Service) ended(c *Container, r *run, exit runtime.Exit) {
 		"execDuration": strconv.Itoa(int(exit.At.Sub(old.State.StartedAt).Seconds())),
 	})
 
-	if decision.restart {
-		s.restartLater(c, decision.delay) // before cleaned is closed: who waits for that may then cancel it
-	}
-	s.cleanUp(ctx, c, r, sandboxID, mounted)
+	s.cleanUp(ctx, c, r.task(), sandboxID, mounted)
 	close(r.cleaned)
-
-	switch {
-	case decision.restart:
-	case old.HostConfig.AutoRemove && !r.restarting.Load():
-		if err := s.removeAuto(ctx, c); err != nil {
+	if !decision.restart && old.HostConfig.AutoRemove && !r.restarting.Load() {
+		if err := s.removeAuto(ctx, c, r); err != nil {
 			s.log.Error("cannot remove a container that asked for it", "container", c.id, "err", err)
 		}
 	}
@@ -140,7 +159,7 @@ func (s *Service) ended(c *Container, r *run, exit runtime.Exit) {
 
 // cleanUp releases everything a run held. It goes on after a failure and logs it: nothing here may keep the rest. The
 // task goes last: as long as the runtime has something of a container, the next start of the daemon cleans up after it.
-func (s *Service) cleanUp(ctx context.Context, c *Container, r *run, sandboxID string, mounted []volumeMount) {
+func (s *Service) cleanUp(ctx context.Context, c *Container, task runtime.Task, sandboxID string, mounted []volumeMount) {
 	s.execsEnded(c)
 	failed := func(what string, err error) {
 		if err != nil {
@@ -156,8 +175,8 @@ func (s *Service) cleanUp(ctx context.Context, c *Container, r *run, sandboxID s
 	s.unmountVolumes(ctx, c, mounted)
 	failed("unmount /dev/shm", s.unmountShm(c.rec()))
 	failed("unmount the root file system", s.layers.UnmountRW(ctx, c.id))
-	if r.task != nil {
-		failed("delete the task", r.task.Delete(ctx))
+	if task != nil {
+		failed("delete the task", task.Delete(ctx))
 	}
 }
 
@@ -181,12 +200,15 @@ func (s *Service) restartLater(c *Container, delay time.Duration) {
 			return
 		}
 		defer c.unlock()
-		if ctx.Err() != nil {
+		c.mu.Lock()
+		cancelled := ctx.Err() != nil
+		if !cancelled {
+			c.restart.cancel = nil
+		}
+		c.mu.Unlock()
+		if cancelled {
 			return
 		}
-		c.mu.Lock()
-		c.restart.cancel = nil
-		c.mu.Unlock()
 		if err := s.start(ctx, c); err != nil {
 			s.log.Error("restart failed", "container", c.id, "err", err)
 			s.restartFailed(c, err)
@@ -206,15 +228,13 @@ func (s *Service) restartFailed(c *Container, cause error) {
 	}
 	decision := decide(rec, runtime.Exit{Code: code, At: time.Now()}, false, delay)
 	decision.delay = min(max(2*delay, firstDelay), maxDelay) // a start that fails never counts as a good run
-	if _, err := s.commit(s.ctx, c, func(next *Record) {
+	s.observe(c, func(next *Record) {
 		next.State.Restarting, next.State.Running = decision.restart, decision.restart
 		next.State.ExitCode, next.State.Error = code, cause.Error()
 		if decision.restart {
 			next.RestartCount++
 		}
-	}); err != nil {
-		s.log.Error("cannot record a failed restart", "container", c.id, "err", err)
-	}
+	})
 	if decision.restart {
 		s.restartLater(c, decision.delay)
 		return
@@ -236,7 +256,5 @@ func (c *Container) cancelRestart() bool {
 
 // setError writes a reason into the record's State.Error.
 func (s *Service) setError(c *Container, reason string) {
-	if _, err := s.commit(context.WithoutCancel(s.ctx), c, func(r *Record) { r.State.Error = reason }); err != nil {
-		s.log.Error("cannot record an error", "container", c.id, "err", err)
-	}
+	s.observe(c, func(r *Record) { r.State.Error = reason })
 }

@@ -29,12 +29,6 @@ const (
 	healthOutputBytes   = 4096
 )
 
-// healthMonitor probes one run.
-type healthMonitor struct {
-	cancel context.CancelFunc
-	done   chan struct{}
-}
-
 // healthCommand returns the probe's command, or nil when there is none.
 func healthCommand(r *Record) []string {
 	h := r.Config.Healthcheck
@@ -70,25 +64,23 @@ func (s *Service) startHealth(c *Container, r *run) {
 		return
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
-	m := &healthMonitor{cancel: cancel, done: make(chan struct{})}
 	c.mu.Lock()
-	c.health = m
+	c.stopProbes = cancel
 	c.mu.Unlock()
 	s.tasks.Go(func() {
-		defer close(m.done)
+		defer cancel()
 		s.probeLoop(ctx, c, r, command)
 	})
 }
 
-// stopHealth ends the probes and waits for the one that runs.
+// stopHealth ends the probes. It does not wait for the one that runs, which may hang; that one's result counts no more.
 func (s *Service) stopHealth(c *Container) {
 	c.mu.Lock()
-	m := c.health
-	c.health = nil
+	stop := c.stopProbes
+	c.stopProbes = nil
 	c.mu.Unlock()
-	if m != nil {
-		m.cancel()
-		<-m.done
+	if stop != nil {
+		stop()
 	}
 }
 
@@ -123,6 +115,9 @@ func (s *Service) probeLoop(ctx context.Context, c *Container, r *run, command [
 func (s *Service) judge(ctx context.Context, c *Container, result *container.HealthcheckResult) {
 	var before, after container.HealthStatus
 	_, err := s.commit(ctx, c, func(r *Record) {
+		if ctx.Err() != nil {
+			return // the run has ended
+		}
 		h := r.State.Health
 		if h == nil {
 			h = &container.Health{Status: container.Starting}
@@ -202,8 +197,11 @@ func (s *Service) runProbe(ctx context.Context, c *Container, r *run, id string,
 		return 0, err
 	}
 	process.Terminal = false
-	background := context.WithoutCancel(ctx)
-	p, err := r.task.Exec(background, id, runtime.ExecRequest{Spec: process})
+	// What begins in the shim is ended there, also when the probes are stopped meanwhile; but a shim that hangs shall
+	// not hold up the daemon's end for long.
+	background, cancelBackground := context.WithTimeout(context.WithoutCancel(ctx), timeout+killGrace)
+	defer cancelBackground()
+	p, err := r.task().Exec(background, id, runtime.ExecRequest{Spec: process})
 	if err != nil {
 		return 0, err
 	}
@@ -230,7 +228,7 @@ func (s *Service) runProbe(ctx context.Context, c *Container, r *run, id string,
 	if err != nil {
 		_ = p.Kill(background, 9) // it may have ended by itself meanwhile
 		if ctx.Err() == nil && limit.Err() != nil {
-			_, _ = p.Wait(context.WithoutCancel(ctx)) // after SIGKILL this is short
+			_, _ = p.Wait(ctx) // after SIGKILL this is short; the delete below tells when it is not
 			return 0, errProbeTimeout
 		}
 		return 0, err

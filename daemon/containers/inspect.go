@@ -76,7 +76,7 @@ func (s *Service) Inspect(ctx context.Context, ref string, size bool) (json.RawM
 	}
 	r := c.rec()
 	c.mu.Lock()
-	cached := c.inspected
+	cached, drops := c.inspected, c.drops
 	execIDs := slices.Clone(c.execIDs)
 	c.mu.Unlock()
 	if cached != nil && !size {
@@ -102,7 +102,7 @@ func (s *Service) Inspect(ctx context.Context, ref string, size bool) (json.RawM
 	}
 	if !size {
 		c.mu.Lock()
-		if c.record.Load() == r {
+		if c.record.Load() == r && c.drops == drops { // the execs count, too
 			c.inspected = buf.Bytes()
 		}
 		c.mu.Unlock()

@@ -34,6 +34,7 @@ const statusMark = "\x00status\x00"
 func (c *Container) dropCache() {
 	c.mu.Lock()
 	c.cached, c.inspected = cachedJSON{}, nil
+	c.drops++
 	c.mu.Unlock()
 }
 

@@ -417,7 +417,7 @@ func (s *Service) Connect(ctx context.Context, nw Network, req ConnectRequest) e
 		return err
 	}
 	join.SandboxID = rec.NetworkSettings.SandboxID
-	join.Holder = run.task
+	join.Holder = run.task()
 	got, err := s.networks.Join(ctx, join)
 	if err != nil {
 		return err
@@ -497,7 +497,7 @@ func (s *Service) refreshNetworkFiles(ctx context.Context, c *Container, run *ru
 		return nil
 	}
 	resolver.Config.NetNS = sb.Key
-	return run.task.ServeDNS(ctx, resolver.Config)
+	return run.task().ServeDNS(ctx, resolver.Config)
 }
 
 // sandboxOf rebuilds what Attach returned from the record.

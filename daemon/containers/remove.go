@@ -14,6 +14,7 @@ import (
 	"stated.dev/stated/daemon/journal"
 	"stated.dev/stated/internal/fault"
 	"stated.dev/stated/internal/filters"
+	"stated.dev/stated/internal/ids"
 )
 
 type removeOptions struct {
@@ -30,6 +31,9 @@ func (s *Service) Remove(ctx context.Context, ref string, req api.RemoveRequest)
 		return errLinks
 	}
 	rec := c.rec()
+	if reason := c.broken.Load(); reason != nil && !req.Force {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove container %q: %s: force remove to delete what there is of it", strings.TrimPrefix(ref, "/"), *reason))
+	}
 	if state := rec.State; state.Running && !req.Force {
 		what := "running"
 		if state.Paused {
@@ -43,7 +47,7 @@ func (s *Service) Remove(ctx context.Context, ref string, req api.RemoveRequest)
 		}
 		return errdefs.ErrConflict.WithMessage(text + ": stop the container before removing or force remove")
 	}
-	s.stopRestarting(ctx, c)
+	s.stopRestarting(c)
 	if err := c.lock(ctx); err != nil {
 		return err
 	}
@@ -56,30 +60,35 @@ func (s *Service) Remove(ctx context.Context, ref string, req api.RemoveRequest)
 		r.stopped.Store(true)
 		r.restarting.Store(true) // --rm would remove it a second time
 		if err := s.killRun(ctx, c, r); err != nil {
+			r.restarting.Store(false)
 			return fmt.Errorf("cannot remove container %q: could not kill: %w", ref, err)
 		}
+	} else if rec := c.rec(); rec.State.Running && runsElsewhere(rec) {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove container %q: it runs out of this daemon's reach as process %d", strings.TrimPrefix(ref, "/"), rec.State.Pid))
 	}
 	return s.remove(ctx, c, removeOptions{volumes: req.Volumes})
 }
 
-// removeAuto is the removal of a container that was run with --rm.
-func (s *Service) removeAuto(ctx context.Context, c *Container) error {
-	if err := c.lock(ctx); err != nil {
+// removeAuto is the removal of a container that was run with --rm, after its last run; nil stands for one that was not
+// this daemon's. Somebody may have removed it meanwhile, or started it again.
+func (s *Service) removeAuto(ctx context.Context, c *Container, last *run) error {
+	err := c.lock(ctx)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	defer c.unlock()
+	if c.currentRun() != last {
+		return nil
+	}
 	return s.remove(ctx, c, removeOptions{volumes: true})
 }
 
 // remove deletes a container that does not run; the caller holds the verb lock. One journal entry un-records it, then
 // its data is deleted.
 func (s *Service) remove(ctx context.Context, c *Container, opts removeOptions) error {
-	c.mu.Lock()
-	gone := c.gone
-	c.mu.Unlock()
-	if gone {
-		return nil
-	}
 	if r := c.currentRun(); r != nil {
 		<-r.cleaned
 	}
@@ -101,16 +110,22 @@ func (s *Service) remove(ctx context.Context, c *Container, opts removeOptions) 
 		if err := s.journal.Commit(ctx, changes...); err != nil {
 			return err
 		}
+		c.mu.Lock()
+		c.gone = true
+		c.mu.Unlock()
 		return fault.Point("containers.remove.unrecorded")
 	}
-	if err := s.layers.RemoveRW(ctx, c.id, unrecord); err != nil {
-		if !errdefs.IsNotFound(err) {
-			s.setDead(ctx, c, err)
-			return fmt.Errorf("cannot remove container %q: %w", rec.name(), err)
-		}
-		if err := unrecord(nil); err != nil { // its layer is gone already
-			return fmt.Errorf("cannot remove container %q: %w", rec.name(), err)
-		}
+	err := s.layers.RemoveRW(ctx, c.id, unrecord)
+	if errdefs.IsNotFound(err) && !c.isGone() {
+		err = unrecord(nil) // its layer is gone already
+	}
+	switch {
+	case err != nil && c.isGone():
+		// There is no record of it any more; the next start sweeps the rest.
+		s.log.Warn("cannot delete all that a removed container left", "container", c.id, "err", err)
+	case err != nil:
+		s.setDead(c, err)
+		return fmt.Errorf("cannot remove container %q: %w", rec.name(), err)
 	}
 	s.unregister(c) // first, because the volumes ask who uses them
 	volumeErr := s.releaseVolumes(ctx, rec, opts)
@@ -127,18 +142,16 @@ func (s *Service) dropTask(ctx context.Context, c *Container) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
+		return fmt.Errorf("end what runs of container %s: %w", ids.Short(c.id), err)
 	}
-	return task.Delete(ctx)
+	return endTask(ctx, task)
 }
 
-func (s *Service) setDead(ctx context.Context, c *Container, cause error) {
-	if _, err := s.commit(ctx, c, func(r *Record) {
+func (s *Service) setDead(c *Container, cause error) {
+	s.observe(c, func(r *Record) {
 		r.State.Dead = true
 		r.State.Error = cause.Error()
-	}); err != nil {
-		s.log.Error("cannot record a failed removal", "container", c.id, "err", err)
-	}
+	})
 }
 
 // releaseVolumes gives up the container's claims, and removes its anonymous volumes when asked to.
@@ -185,7 +198,7 @@ func (s *Service) Prune(ctx context.Context, f filters.Args) (container.PruneRep
 			break // what was done so far is the answer
 		}
 		rec := c.rec()
-		if rec.State.Running || (!until.IsZero() && rec.Created.After(until)) || !f.MatchLabels("label", rec.Config.Labels) ||
+		if c.isBroken() || rec.State.Running || (!until.IsZero() && rec.Created.After(until)) || !f.MatchLabels("label", rec.Config.Labels) ||
 			(f.Has("label!") && f.MatchLabels("label!", rec.Config.Labels)) {
 			continue
 		}

@@ -103,6 +103,9 @@ func (s *Service) load(ctx context.Context) ([]*Container, error) {
 				return nil
 			}
 			stale.Store(true)
+			if removeUnrecorded(filepath.Join(s.cfg.Dir, e.Name())) {
+				return nil
+			}
 			c, err := s.loadOne(e.Name())
 			if err != nil {
 				s.log.Error("container not restored", "container", e.Name(), "err", err)
@@ -215,6 +218,11 @@ func (s *Service) survey(ctx context.Context, list []*Container) ([]*restored, e
 // ask decides one container's fate from its record and its shim.
 func (s *Service) ask(ctx context.Context, f *restored, hasShim bool) {
 	rec := f.c.rec()
+	if f.c.isBroken() {
+		f.fate = setAside // it was readable when the index was written
+		s.note(f.c, errors.New(rec.State.Error))
+		return
+	}
 	if !hasShim {
 		if rec.State.Running && runsElsewhere(rec) {
 			f.fate = setAside
@@ -233,6 +241,9 @@ func (s *Service) ask(ctx context.Context, f *restored, hasShim bool) {
 	switch {
 	case errdefs.IsNotFound(err) && !rec.State.Running:
 		f.fate = aborted
+	case errdefs.IsNotFound(err) && runsElsewhere(rec):
+		f.fate = setAside
+		s.note(f.c, fmt.Errorf("its shim is gone but its process %d lives, so it was left alone", rec.State.Pid))
 	case errdefs.IsNotFound(err):
 		f.fate = died
 		f.state.Exit = runtime.Exit{Code: unknownExit, At: time.Now()}
@@ -265,6 +276,17 @@ func (s *Service) note(c *Container, reason error) {
 	next := c.rec().clone()
 	next.State.Error = reason.Error()
 	c.record.Store(next)
+}
+
+// SetAside notes that something of a container is missing or damaged, which others found out. A container that is not
+// known is none of our business.
+func (s *Service) SetAside(id string, reason error) {
+	s.mu.RLock()
+	c := s.byID[id]
+	s.mu.RUnlock()
+	if c != nil && !c.isBroken() {
+		s.note(c, fmt.Errorf("its root file system: %w", reason))
+	}
 }
 
 // restoreNetworks takes up the sandboxes of what runs; the controller removes all others.
@@ -350,11 +372,9 @@ func (s *Service) adopt(ctx context.Context, f *restored) {
 	if !mounted {
 		s.note(f.c, errors.New("its root file system is not mounted where it should be; exec may fail until it is restarted"))
 	}
-	r := &run{task: f.task, root: root, netns: rec.NetworkSettings.SandboxKey}
+	r := newRun(f.task, root, rec.NetworkSettings.SandboxKey)
 	if paused := f.state.Status == runtime.StatusPaused; paused != rec.State.Paused {
-		if _, err := s.commit(ctx, f.c, func(next *Record) { next.State.Paused = paused }); err != nil {
-			s.log.Error("cannot record a container's state", "container", f.c.id, "err", err)
-		}
+		s.observe(f.c, func(next *Record) { next.State.Paused = paused })
 	}
 	s.began(f.c, r)
 	if err := s.restoreExecs(ctx, f.c, r); err != nil {
@@ -368,16 +388,14 @@ func (s *Service) recordDeath(ctx context.Context, f *restored) {
 	rec := f.c.rec()
 	exit := f.state.Exit
 	mounted := mountedVolumes(rec)
-	if _, err := s.commit(ctx, f.c, func(next *Record) {
+	s.observe(f.c, func(next *Record) {
 		if !rec.State.Restarting {
 			next.setStopped(exit)
 		}
 		next.State.Running, next.State.Restarting, next.State.Paused, next.State.Pid = false, false, false, 0
 		next.clearRuntime()
-	}); err != nil {
-		s.log.Error("cannot record the end of a container", "container", f.c.id, "err", err)
-	}
-	s.cleanUp(ctx, f.c, &run{task: f.task}, "", mounted) // its sandbox is gone: the controller was not told that it lives
+	})
+	s.cleanUp(ctx, f.c, f.task, "", mounted) // its sandbox is gone: the controller was not told that it lives
 }
 
 // abort undoes a start that was not acknowledged when the last daemon ended.
@@ -390,14 +408,12 @@ func (s *Service) abort(ctx context.Context, f *restored) {
 	}
 	rec := f.c.rec()
 	if rec.State.Running || hasRuntimeState(rec) {
-		if _, err := s.commit(ctx, f.c, func(next *Record) {
+		s.observe(f.c, func(next *Record) {
 			next.State.Running, next.State.Restarting, next.State.Pid = false, false, 0
 			next.clearRuntime()
-		}); err != nil {
-			s.log.Error("cannot record an aborted start", "container", f.c.id, "err", err)
-		}
+		})
 	}
-	s.cleanUp(ctx, f.c, &run{}, "", nil)
+	s.cleanUp(ctx, f.c, nil, "", nil)
 }
 
 // resume applies the restart policy, and removes what asked to be removed at its end.
@@ -408,7 +424,7 @@ func (s *Service) resume(ctx context.Context, f *restored) {
 	rec := f.c.rec()
 	switch {
 	case rec.HostConfig.AutoRemove && rec.HasBeenStartedBefore:
-		if err := s.removeAuto(ctx, f.c); err != nil {
+		if err := s.removeAuto(ctx, f.c, nil); err != nil {
 			s.log.Error("cannot remove a container that asked for it", "container", f.c.id, "err", err)
 		}
 	case startsAtBoot(rec):

@@ -20,7 +20,6 @@ import (
 
 	api "stated.dev/stated/api/router/containers"
 	"stated.dev/stated/daemon/containers/settings"
-	"stated.dev/stated/daemon/journal"
 	"stated.dev/stated/daemon/logs"
 	"stated.dev/stated/daemon/runtime"
 	"stated.dev/stated/daemon/runtime/ocispec"
@@ -124,28 +123,31 @@ type Container struct {
 	// only signals, waits or reads does not take it.
 	verb chan struct{}
 
-	commitMu sync.Mutex // one commit of the record at a time; held over the journal, which calls nobody
+	commitMu  sync.Mutex // one commit of the record at a time; held over the journal, which calls nobody
+	unwritten bool       // the record is newer than its file, and rewrite is at it; guarded by commitMu
 
 	mu        sync.Mutex // guards the fields below; a leaf
 	run       *run       // the present or last run; nil before the first start
 	removed   chan struct{}
-	gone      bool
+	gone      bool // un-recorded; written with commitMu held as well
 	waiters   map[*waiter]struct{}
 	execIDs   []string
 	pending   []*pendingStream // attached before the start
-	health    *healthMonitor
 	restart   restartState
 	cached    cachedJSON
 	inspected []byte // encoded answer of inspect, nil when it must be made anew
+	drops     int    // how often the two were dropped
+
+	stopProbes context.CancelFunc // ends the health checks of the run; nil when there are none
 }
 
 // run is one life of the container's task.
 type run struct {
-	task       runtime.Task
-	root       string        // the mounted root file system
-	exited     chan struct{} // closed when the exit stands in the record
-	cleaned    chan struct{} // closed when everything the run held is released
-	exit       runtime.Exit  // valid once exited is closed
+	handle     atomic.Pointer[runtime.Task] // replaced when the shim has to be found again
+	root       string                       // the mounted root file system
+	exited     chan struct{}                // closed when the exit stands in the record
+	cleaned    chan struct{}                // closed when everything the run held is released
+	exit       runtime.Exit                 // valid once exited is closed
 	netns      string
 	stopped    atomic.Bool // a user asked it to end
 	restarting atomic.Bool // it ends because of a verb that goes on with it: --rm does not apply
@@ -165,10 +167,23 @@ func emptyContainer(dir, id string) *Container {
 	}
 }
 
-// lock takes the verb lock, or gives up when ctx ends.
+func newRun(task runtime.Task, root, netns string) *run {
+	r := &run{root: root, netns: netns, exited: make(chan struct{}), cleaned: make(chan struct{})}
+	r.handle.Store(&task)
+	return r
+}
+
+// task is what the run is spoken to by.
+func (r *run) task() runtime.Task { return *r.handle.Load() }
+
+// lock takes the verb lock, or gives up when ctx ends or the container has been removed meanwhile.
 func (c *Container) lock(ctx context.Context) error {
 	select {
 	case c.verb <- struct{}{}:
+		if c.isGone() {
+			c.unlock()
+			return c.errGone()
+		}
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for another operation on container %s: %w", ids.Short(c.id), ctx.Err())
@@ -196,44 +211,6 @@ func (c *Container) live() *run {
 	default:
 		return r
 	}
-}
-
-// commit changes the container's record and makes the change durable.
-func (s *Service) commit(ctx context.Context, c *Container, change func(*Record)) (*Record, error) {
-	c.commitMu.Lock()
-	defer c.commitMu.Unlock()
-	old := c.rec()
-	next := old.clone()
-	change(next)
-	if err := s.writeRecord(context.WithoutCancel(ctx), next); err != nil {
-		return nil, err
-	}
-	c.set(next)
-	c.dropCache()
-	return next, nil
-}
-
-func (s *Service) writeRecord(ctx context.Context, r *Record) error {
-	files, err := s.recordFiles(r)
-	if err != nil {
-		return err
-	}
-	if err := s.journal.Commit(ctx, files...); err != nil {
-		return fmt.Errorf("record container %s: %w", ids.Short(r.ID), err)
-	}
-	return nil
-}
-
-func (s *Service) recordFiles(r *Record) ([]journal.Change, error) {
-	config, host, err := r.encode()
-	if err != nil {
-		return nil, err
-	}
-	dir := filepath.Join(s.cfg.Dir, r.ID)
-	return []journal.Change{
-		{Path: filepath.Join(dir, configFile), Data: config, Mode: 0o600},
-		{Path: filepath.Join(dir, hostConfigFile), Data: host, Mode: 0o600},
-	}, nil
 }
 
 // lookup resolves a full id, a name with or without slash, or a unique prefix of an id.

@@ -21,6 +21,7 @@ import (
 
 	api "stated.dev/stated/api/router/containers"
 	"stated.dev/stated/api/types"
+	"stated.dev/stated/daemon/logs"
 	"stated.dev/stated/daemon/runtime"
 	"stated.dev/stated/daemon/runtime/ocispec"
 	"stated.dev/stated/internal/fault"
@@ -68,12 +69,15 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	if prev := c.currentRun(); prev != nil {
 		<-prev.cleaned
 	}
-	rec := c.rec()
 	defer func() {
 		if err != nil {
 			err = s.startFailed(ctx, c, err)
 		}
 	}()
+	if err := s.completePaths(ctx, c); err != nil {
+		return err
+	}
+	rec := c.rec()
 	var (
 		undo   undoList
 		undoMu sync.Mutex // guards undo while the branches run
@@ -94,13 +98,15 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	// The shim, the root file system with its mounts, and the network do not wait for each other.
 	var branches errgroup.Group
 	branches.Go(func() error {
-		task, err := s.spawn(ctx, rec)
+		task, err := s.spawn(ctx, c, rec)
 		took.mark("shim")
+		if err == nil {
+			failed(func() error { return endTask(ctx, task) }) // before others build on it: undone after theirs
+		}
 		h.set(task, err)
 		if err != nil {
 			return err
 		}
-		failed(func() error { return endTask(ctx, task) })
 		return s.attachPending(ctx, c, task)
 	})
 	branches.Go(func() (err error) {
@@ -173,6 +179,9 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	took.mark("start")
 	at := time.Now()
 	if _, err := s.commit(ctx, c, func(r *Record) {
+		if !r.State.Restarting {
+			r.RestartCount = 0 // a user's start, or that of the daemon, counts anew
+		}
 		r.setRunning(pid, at)
 		r.HasBeenManuallyStopped = false
 		r.Config = rec.Config
@@ -188,14 +197,14 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	}
 	took.mark("record")
 	s.log.Debug("container started", "container", c.id, "after", took)
-	s.began(c, &run{task: task, root: root, netns: netns})
+	s.began(c, newRun(task, root, netns))
+	_ = s.attachPending(ctx, c, task) // who came since the shim was there; each is told what fails
 	s.publish(c, events.ActionStart, nil)
 	return nil
 }
 
 // began takes up a run that is recorded as running: it is watched from now on.
 func (s *Service) began(c *Container, r *run) {
-	r.exited, r.cleaned = make(chan struct{}), make(chan struct{})
 	c.mu.Lock()
 	c.run = r
 	c.mu.Unlock()
@@ -207,12 +216,10 @@ func (s *Service) began(c *Container, r *run) {
 // 126 for one that cannot be executed, 128 for all else.
 func (s *Service) startFailed(ctx context.Context, c *Container, cause error) error {
 	code := startExitCode(cause)
-	if _, err := s.commit(ctx, c, func(r *Record) {
+	s.observe(c, func(r *Record) {
 		r.setFailed(code, cause.Error())
 		r.clearRuntime()
-	}); err != nil {
-		cause = errors.Join(cause, err)
-	}
+	})
 	c.failPending(cause)
 	if c.rec().HostConfig.AutoRemove {
 		if err := s.remove(ctx, c, removeOptions{volumes: true}); err != nil {
@@ -266,16 +273,23 @@ func translateStartError(err error, path string) error {
 	return &startError{code: 128, error: errors.New(message)}
 }
 
-// spawn starts the container's shim.
-func (s *Service) spawn(ctx context.Context, r *Record) (runtime.Task, error) {
+// spawn starts the container's shim. One that an earlier run left, because it could not be deleted then, goes first.
+func (s *Service) spawn(ctx context.Context, c *Container, r *Record) (runtime.Task, error) {
 	logCfg, err := s.shimLog(r)
 	if err != nil {
 		return nil, err
 	}
-	task, err := s.runtime.Spawn(ctx, runtime.SpawnRequest{
+	req := runtime.SpawnRequest{
 		ID: r.ID, Tty: r.Config.Tty, OpenStdin: r.Config.OpenStdin, StdinOnce: r.Config.StdinOnce,
 		Log: logCfg, CgroupDriver: s.cfg.CgroupDriver,
-	})
+	}
+	task, err := s.runtime.Spawn(ctx, req)
+	if errdefs.IsAlreadyExists(err) {
+		if err := s.dropTask(ctx, c); err != nil {
+			return nil, err
+		}
+		task, err = s.runtime.Spawn(ctx, req)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start the shim: %w", err)
 	}
@@ -299,6 +313,25 @@ func (s *Service) setupNames(ctx context.Context, r *Record, sb *sandbox.Sandbox
 		return fmt.Errorf("start the resolver: %w", err)
 	}
 	return nil
+}
+
+// completePaths records where a container's own files lie: dockerd leaves that to the first start.
+func (s *Service) completePaths(ctx context.Context, c *Container) error {
+	r := c.rec()
+	hasLog := r.LogPath != "" || r.HostConfig.LogConfig.Type != logs.JSONFile // only its path is recorded
+	if r.HostnamePath != "" && r.HostsPath != "" && r.ResolvConfPath != "" && hasLog {
+		return nil
+	}
+	dir := filepath.Join(s.cfg.Dir, r.ID)
+	_, err := s.commit(ctx, c, func(next *Record) {
+		next.HostnamePath = cmp.Or(next.HostnamePath, filepath.Join(dir, "hostname"))
+		next.HostsPath = cmp.Or(next.HostsPath, filepath.Join(dir, "hosts"))
+		next.ResolvConfPath = cmp.Or(next.ResolvConfPath, filepath.Join(dir, "resolv.conf"))
+		if !hasLog {
+			next.LogPath = logPath(dir, r.ID, logs.JSONFile)
+		}
+	})
+	return err
 }
 
 // borrowNetworkFiles mounts the files of the container whose network this one shares.
@@ -409,7 +442,7 @@ func (s *Service) buildSpec(ctx context.Context, r *Record, root, shmPath, netns
 	}
 	spec, err := ocispec.Build(in)
 	if err != nil {
-		return nil, fmt.Errorf("describe the container to the runtime: %w", err)
+		return nil, err // about what the user asked for, in Docker's words
 	}
 	return spec, nil
 }

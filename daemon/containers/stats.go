@@ -80,7 +80,7 @@ func (s *Service) sample(ctx context.Context, c *Container) (container.StatsResp
 	if r == nil {
 		return out, nil
 	}
-	st, err := r.task.Stats(ctx)
+	st, err := r.task().Stats(ctx)
 	if err != nil {
 		if c.live() != r {
 			return out, nil // it ended just now
@@ -170,7 +170,7 @@ func parseNetDev(r io.Reader) map[string]container.NetworkStats {
 
 // updateTask applies limits to a live run.
 func (s *Service) updateTask(ctx context.Context, r *run, res container.Resources) error {
-	return r.task.Update(ctx, ocispec.UpdateResources(res))
+	return r.task().Update(ctx, ocispec.UpdateResources(res))
 }
 
 // Top lists the container's processes as the host's ps shows them.
@@ -190,7 +190,7 @@ func (s *Service) Top(ctx context.Context, ref, psArgs string) (container.TopRes
 	if c.rec().State.Restarting {
 		return resp, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", c.id))
 	}
-	pids, err := r.task.Pids(ctx)
+	pids, err := r.task().Pids(ctx)
 	if err != nil {
 		return resp, err
 	}

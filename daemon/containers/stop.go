@@ -30,38 +30,43 @@ func (s *Service) Stop(ctx context.Context, ref string, req api.StopRequest) err
 			return err
 		}
 	}
-	if s.stopRestarting(ctx, c) {
+	if s.stopRestarting(c) {
 		return nil
 	}
-	if c.live() == nil && c.record.Load().State.Restarting {
-		// The restart policy starts it just now.
+	if c.live() == nil {
+		// A start may be under way, a user's or the restart policy's; what that comes to is to be stopped.
 		if err := c.lock(ctx); err != nil {
 			return err
 		}
 		c.unlock()
-		if s.stopRestarting(ctx, c) {
+		if s.stopRestarting(c) {
 			return nil
 		}
 	}
 	if c.live() == nil {
-		return types.ErrNotModified
+		return s.notRunning(c, types.ErrNotModified)
 	}
 	return s.stop(ctx, c, req)
 }
 
+// notRunning is the answer to who wants to end a container without a live run: otherwise, unless the container runs out
+// of this daemon's reach.
+func (s *Service) notRunning(c *Container, otherwise error) error {
+	if state := c.rec().State; state.Running && !state.Restarting {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s cannot be ended by this daemon: %s", c.id, state.Error))
+	}
+	return otherwise
+}
+
 // stopRestarting ends a pending restart, and reports whether there was one.
-func (s *Service) stopRestarting(ctx context.Context, c *Container) bool {
+func (s *Service) stopRestarting(c *Container) bool {
 	if !c.cancelRestart() {
 		return false
 	}
-	rec, err := s.commit(ctx, c, func(r *Record) {
+	rec := s.observe(c, func(r *Record) {
 		r.State.Running, r.State.Restarting = false, false
 		r.HasBeenManuallyStopped = true
 	})
-	if err != nil {
-		s.log.Error("cannot record a cancelled restart", "container", c.id, "err", err)
-		return true
-	}
 	c.wakeExited(rec.State.ExitCode, restartDecision{})
 	s.publish(c, events.ActionStop, nil)
 	return true
@@ -77,7 +82,7 @@ func (s *Service) stop(ctx context.Context, c *Container, req api.StopRequest) e
 	if err := s.end(ctx, c, r, req); err != nil {
 		return err
 	}
-	if s.stopRestarting(ctx, c) { // it ended by itself before it was told to
+	if s.stopRestarting(c) { // it ended by itself before it was told to
 		return nil
 	}
 	s.publish(c, events.ActionStop, nil)
@@ -86,6 +91,7 @@ func (s *Service) stop(ctx context.Context, c *Container, req api.StopRequest) e
 
 // end signals a run, waits, kills it when it must, and returns when everything it held is released.
 func (s *Service) end(ctx context.Context, c *Container, r *run, req api.StopRequest) error {
+	ctx = context.WithoutCancel(ctx) // who goes away has asked for the stop, not for less time to it
 	rec := c.rec()
 	sig, err := parseSignal(cmp.Or(req.Signal, rec.Config.StopSignal, "SIGTERM"))
 	if err != nil {
@@ -103,7 +109,7 @@ func (s *Service) end(ctx context.Context, c *Container, r *run, req api.StopReq
 	}
 	if timeout != 0 {
 		if rec.State.Paused {
-			_ = r.task.Resume(ctx) // a frozen process cannot act on the signal; when this fails the kill below does it
+			_ = r.task().Resume(ctx) // a frozen process cannot act on the signal; when this fails the kill below does it
 		}
 		waitFor(ctx, r.exited, max(timeout, 0)) // a negative one means as long as it takes
 	}
@@ -124,7 +130,7 @@ func (s *Service) killRun(ctx context.Context, c *Container, r *run) error {
 	ctx = context.WithoutCancel(ctx)
 	err := s.signal(ctx, c, r, unix.SIGKILL)
 	if c.rec().State.Paused {
-		_ = r.task.Resume(ctx) // cgroup v1's freezer keeps a killed process until it thaws
+		_ = r.task().Resume(ctx) // cgroup v1's freezer keeps a killed process until it thaws
 	}
 	if waitFor(ctx, r.exited, killGrace) {
 		return nil
@@ -154,7 +160,7 @@ func waitFor(ctx context.Context, ch <-chan struct{}, d time.Duration) bool {
 
 // signal sends sig to the container's init and tells the world.
 func (s *Service) signal(ctx context.Context, c *Container, r *run, sig unix.Signal) error {
-	err := r.task.Kill(ctx, int(sig), false)
+	err := r.task().Kill(ctx, int(sig), false)
 	if err == nil {
 		s.publish(c, events.ActionKill, map[string]string{"signal": fmt.Sprint(int(sig))})
 	}
@@ -181,10 +187,16 @@ func (s *Service) Kill(ctx context.Context, ref, text string) error {
 	}
 	r := c.live()
 	if r == nil {
-		if s.stopRestarting(ctx, c) {
+		if err := c.lock(ctx); err != nil { // a start may be under way
+			return err
+		}
+		c.unlock()
+		if s.stopRestarting(c) {
 			return nil
 		}
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.id))
+		if r = c.live(); r == nil {
+			return s.notRunning(c, errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is not running", c.id)))
+		}
 	}
 	rec := c.rec()
 	if rec.State.Paused && sig != unix.SIGKILL {
@@ -199,9 +211,9 @@ func (s *Service) Kill(ctx context.Context, ref, text string) error {
 		if err := s.killRun(ctx, c, r); err != nil {
 			return err
 		}
-		if c.record.Load().State.Restarting { // it ended by itself before it was told to
+		if c.rec().State.Restarting { // it ended by itself before it was told to
 			<-r.cleaned
-			s.stopRestarting(ctx, c)
+			s.stopRestarting(c)
 		}
 		return nil
 	}
@@ -214,7 +226,7 @@ func (s *Service) Restart(ctx context.Context, ref string, req api.StopRequest) 
 	if err != nil {
 		return err
 	}
-	s.stopRestarting(ctx, c)
+	s.stopRestarting(c)
 	if err := c.lock(ctx); err != nil {
 		return err
 	}
@@ -224,6 +236,7 @@ func (s *Service) Restart(ctx context.Context, ref string, req api.StopRequest) 
 		r := c.currentRun()
 		r.restarting.Store(true)
 		if err := s.stop(ctx, c, req); err != nil {
+			r.restarting.Store(false)
 			return fmt.Errorf("Cannot restart container %s: %w", ref, err) //nolint:staticcheck // Docker's text
 		}
 	}
@@ -277,10 +290,13 @@ func (s *Service) freeze(ctx context.Context, ref string, check func(*Container,
 	if r == nil {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is not paused", c.id))
 	}
-	if err := act(r.task, ctx); err != nil {
+	ctx = context.WithoutCancel(ctx) // what is done is recorded
+	if err := act(r.task(), ctx); err != nil {
 		return fmt.Errorf("cannot %s container %s: %w", action, ref, err)
 	}
-	if _, err := s.commit(ctx, c, func(rec *Record) { rec.State.Paused = paused }); err != nil {
+	if _, err := s.commit(ctx, c, func(rec *Record) {
+		rec.State.Paused = paused && rec.State.Running // it may have ended meanwhile
+	}); err != nil {
 		return err
 	}
 	s.publish(c, action, nil)

@@ -28,6 +28,7 @@ func (s *Service) Wait(ctx context.Context, ref string, condition container.Wait
 		return nil, err
 	}
 	w := &waiter{condition: condition, ch: make(chan container.WaitResponse, 1)}
+	c.rec() // is there from now on, so that no file is read under the lock
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state := c.rec().State
@@ -64,11 +65,8 @@ func (c *Container) wakeExited(code int, next restartDecision) {
 	})
 }
 
-// wakeRemoved answers everybody, at the end of the container's life.
+// wakeRemoved answers everybody who waits, at the end of the container's life.
 func (c *Container) wakeRemoved(code int) {
-	c.mu.Lock()
-	c.gone = true
-	c.mu.Unlock()
 	c.wake(code, func(container.WaitCondition) bool { return true })
 	close(c.removed)
 }
