@@ -22,6 +22,7 @@ import (
 	"stated.dev/stated/daemon/containers"
 	"stated.dev/stated/daemon/images"
 	"stated.dev/stated/daemon/logs"
+	"stated.dev/stated/daemon/runtime/external"
 	"stated.dev/stated/daemon/runtime/ocispec"
 	"stated.dev/stated/daemon/system"
 	"stated.dev/stated/graphdriver/layer"
@@ -298,7 +299,7 @@ func (d *Daemon) systemOptions() system.Options {
 		CgroupDriver: d.cgroupDriver(), SeccompProfile: cmp.Or(d.cfg.SeccompProfile, ocispec.SeccompBuiltin), InitPath: d.cfg.InitPath,
 		Runtimes: map[string]system.Runtime{"runc": {Path: d.cfg.RuncPath}, "io.containerd.runc.v2": {Path: d.cfg.RuncPath}}, DefaultRuntime: "runc",
 		RegistryMirrors: d.cfg.RegistryMirrors, InsecureRegistries: d.cfg.Insecure,
-		Host: d.host, Log: d.log,
+		Host: d.host, Log: d.log, ContainerdAddress: d.cfg.Containerd, ContainerdNamespace: external.Namespace,
 		Containers: systemContainers{d.containers}, Images: systemImages{d.images, d.layers}, Volumes: systemVolumes{d.volumes},
 		Networks: systemNetworks{}, Graph: systemGraph{d.layers}, Events: eventSource{d.events},
 	}

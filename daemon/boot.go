@@ -33,6 +33,7 @@ import (
 	"stated.dev/stated/daemon/journal"
 	"stated.dev/stated/daemon/logs"
 	"stated.dev/stated/daemon/runtime"
+	"stated.dev/stated/daemon/runtime/external"
 	"stated.dev/stated/daemon/runtime/ocispec"
 	"stated.dev/stated/daemon/runtime/sysinfo"
 	"stated.dev/stated/daemon/system"
@@ -344,7 +345,7 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 		}
 	}()
 	driver := d.cgroupDriver()
-	if d.runtime, err = runtime.New(runtime.Options{ExecRoot: d.cfg.ExecRoot, ShimPath: d.cfg.ShimPath, RuncPath: d.cfg.RuncPath, CgroupDriver: driver}); err != nil {
+	if d.runtime, err = d.openRuntime(ctx, driver); err != nil {
 		return nil, err
 	}
 	opened.add(d.runtime)
@@ -371,6 +372,23 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 	}
 	opened.add(d.sweepLayers())
 	return &opened, nil
+}
+
+// openRuntime is what runs tasks: shims of our own, asked directly or through somebody else's containerd.
+func (d *Daemon) openRuntime(ctx context.Context, cgroupDriver string) (runtime.Runtime, error) {
+	opts := runtime.Options{ExecRoot: d.cfg.ExecRoot, ShimPath: d.cfg.ShimPath, RuncPath: d.cfg.RuncPath, CgroupDriver: cgroupDriver}
+	if d.cfg.Containerd == "" {
+		shims, err := runtime.New(opts)
+		if err != nil {
+			return nil, err // not a Runtime that holds nil Shims
+		}
+		return shims, nil
+	}
+	r, err := external.New(ctx, external.Options{Address: d.cfg.Containerd, Shims: opts})
+	if err != nil {
+		return nil, fmt.Errorf("--containerd: %w", err)
+	}
+	return r, nil
 }
 
 // sweepLayers deletes what no container and no image has, in the background: nobody waits for it. The closer ends it.

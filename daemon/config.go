@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"stated.dev/stated/daemon/logs"
+	"stated.dev/stated/daemon/runtime/external"
 )
 
 // Default paths and values of the command line.
@@ -132,7 +133,9 @@ func (c *Config) fillAndCheck() error {
 		bad("--log-driver: %w", err)
 	}
 	if c.Containerd != "" {
-		bad("--containerd %s: driving an external containerd is not built yet in stated; leave the flag out to use stated's own shims", c.Containerd)
+		if _, err := external.SocketPath(c.Containerd); err != nil {
+			bad("--containerd: %w; want the path of its socket, like /run/containerd/containerd.sock", err)
+		}
 	}
 	if c.Bridge != "" && c.BIP != "" && c.Bridge == "none" {
 		bad("--bip has no meaning with --bridge none: drop one of them")
