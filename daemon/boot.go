@@ -396,6 +396,11 @@ func (d *Daemon) sweepLayers() io.Closer {
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() {
+		for _, p := range d.layers.Problems() { // reads every record, which the start need not wait for
+			if p.RW != "" {
+				d.containers.SetAside(p.RW, p.Err)
+			}
+		}
 		if err := d.layers.Sweep(ctx, d.containers.Exists); err != nil && ctx.Err() == nil {
 			d.log.Error("cannot remove unused layers", "err", err)
 		}

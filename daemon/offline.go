@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -111,7 +112,7 @@ func CleanUp(ctx context.Context, cfg Config, log *slog.Logger) (removed []strin
 			removed = append(removed, "directory "+cfg.ExecRoot)
 		}
 	}
-	return append(removed, runtime.RemoveEmptyCgroups()...), errors.Join(errs...)
+	return append(removed, runtime.RemoveEmptyCgroups(cmp.Or(cfg.CgroupParent, "docker"))...), errors.Join(errs...)
 }
 
 // refuseRunning names the containers that run, if any do.

@@ -104,6 +104,7 @@ func (r *root) destroy() {
 	for _, name := range strings.Fields(output(r.t, "sh", "-c", "ip -o link show type bridge | cut -d: -f2")) {
 		output(r.t, "ip", "link", "del", name)
 	}
+	output(r.t, "nft", "flush", "ruleset") // of this namespace
 	r.unmount()
 	if err := os.RemoveAll(r.dir); err != nil {
 		r.t.Errorf("remove the data root: %v", err)
@@ -158,6 +159,7 @@ type engine struct {
 	name   string
 	socket string
 	log    string
+	pid    int // of stated
 	end    func()
 }
 
@@ -236,7 +238,7 @@ func (r *root) tryStated(flags ...string) (*engine, error) {
 		_ = cmd.Wait() // how it ended is in the log
 		close(exited)
 	}()
-	e := &engine{t: t, name: "stated", socket: socket, log: log}
+	e := &engine{t: t, name: "stated", socket: socket, log: log, pid: cmd.Process.Pid}
 	ended := false
 	e.end = func() {
 		if ended {

@@ -7,11 +7,14 @@ import (
 	"path/filepath"
 )
 
-// RemoveEmptyCgroups removes the cgroups of shims in every hierarchy when no daemon on the host has a shim in them. It
-// returns their paths.
-func RemoveEmptyCgroups() []string {
+// RemoveEmptyCgroups removes the cgroups of shims, and those of the given name that are above containers, from every
+// hierarchy in which no daemon on the host has anything below them. It returns their paths.
+func RemoveEmptyCgroups(parent string) []string {
 	var removed []string
-	patterns := []string{filepath.Join(cgroupRoot, slice), filepath.Join(cgroupRoot, "*", slice)}
+	var patterns []string
+	for _, name := range []string{slice, parent} {
+		patterns = append(patterns, filepath.Join(cgroupRoot, name), filepath.Join(cgroupRoot, "*", name))
+	}
 	for _, pattern := range patterns {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
