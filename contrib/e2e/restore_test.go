@@ -64,7 +64,7 @@ func testRestore(t *testing.T, sig syscall.Signal) {
 			return err != nil
 		})
 	}
-	if body := fetch(t, "127.0.0.1:"+port); body == "" {
+	if body := fetch(t, "busybox", "127.0.0.1:"+port); body == "" {
 		t.Error("the published port does not answer while no daemon runs")
 	}
 	h.start()
@@ -86,7 +86,7 @@ func testRestore(t *testing.T, sig syscall.Signal) {
 	h.want("hello", "exec", "server", "echo", "hello")
 	h.want("1", "exec", "server", "sh", "-c", "ps | grep -c '[s]leep 1234'")
 	h.want("ok", "exec", "reader", "sh", "-c", "wget -qO /dev/null http://server/busybox && echo ok")
-	if body := fetch(t, "127.0.0.1:"+port); body == "" {
+	if body := fetch(t, "busybox", "127.0.0.1:"+port); body == "" {
 		t.Error("the published port does not answer")
 	}
 	if line := h.attachedLine("reader", "line\n"); line != "line\n" {
@@ -117,10 +117,10 @@ func testRestore(t *testing.T, sig syscall.Signal) {
 }
 
 // fetch gets a file from the web server of a container.
-func fetch(t *testing.T, addr string) string {
+func fetch(t *testing.T, file, addr string) string {
 	t.Helper()
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get(fmt.Sprintf("http://%s/busybox", addr))
+	resp, err := client.Get(fmt.Sprintf("http://%s/%s", addr, file))
 	if err != nil {
 		t.Error(err)
 		return ""

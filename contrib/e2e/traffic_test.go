@@ -4,10 +4,15 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestTraffic sends packets between containers, to published ports, and where none may pass.
@@ -20,10 +25,11 @@ func TestTraffic(t *testing.T) {
 	h.docker("network", "create", "--internal", "inner")
 	h.docker("network", "create", "--opt", "com.docker.network.bridge.enable_icc=false", "mute")
 	web := func(args ...string) {
-		h.docker(append(append([]string{"run", "-d"}, args...), "busybox", "sh", "-c", "httpd -h /bin; exec udpsvd -E 0 81 cat")...)
+		h.docker(append(append([]string{"run", "-d"}, args...), "busybox", "httpd", "-f", "-h", "/etc")...)
 	}
 	web("--name", "web", "--network", "one", "--network-alias", "alias", "--mac-address", "02:42:0a:01:02:03",
 		"-p", fmt.Sprintf("%d:80", port), "-p", fmt.Sprintf("%d:81/udp", port), "-p", fmt.Sprintf("127.0.0.1:%d:80", port+1))
+	serveEcho(t, h.docker("inspect", "-f", "{{.State.Pid}}", "web"), ":81")
 	web("--name", "other", "--network", "two")
 	web("--name", "inside", "--network", "inner")
 	web("--name", "quiet", "--network", "mute")
@@ -33,7 +39,7 @@ func TestTraffic(t *testing.T) {
 	}
 	reaches := func(want bool, from, host string) {
 		t.Helper()
-		r := h.run("run", "--rm", "--network", from, "busybox", "wget", "-T", "2", "-qO", "/dev/null", "http://"+host+"/busybox")
+		r := h.run("run", "--rm", "--network", from, "busybox", "sh", "-c", "timeout 2 wget -qO - http://"+host+"/hostname; exit $?")
 		if (r.code == 0) != want {
 			t.Errorf("from network %s to %s: reached is %v, want %v: %s", from, host, r.code == 0, want, r.err)
 		}
@@ -55,7 +61,7 @@ func TestTraffic(t *testing.T) {
 
 	// From the host, on loopback and on the bridge's address; from containers of all networks through the host.
 	for _, addr := range []string{fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("%s:%d", h.gateway(), port), fmt.Sprintf("127.0.0.1:%d", port+1)} {
-		if fetch(t, addr) == "" {
+		if fetch(t, "hostname", addr) == "" {
 			t.Errorf("nothing at %s", addr)
 		}
 	}
@@ -72,7 +78,7 @@ func TestTraffic(t *testing.T) {
 	published := h.docker("port", "plain", "80/tcp")
 	first, _, _ := strings.Cut(published, "\n")
 	_, free, _ := strings.Cut(first, ":")
-	if fetch(t, "127.0.0.1:"+free) == "" {
+	if fetch(t, "hostname", "127.0.0.1:"+free) == "" {
 		t.Errorf("nothing at the port of -P, %s", published)
 	}
 
@@ -103,16 +109,55 @@ func TestTraffic(t *testing.T) {
 			t.Errorf("from another machine to %s: %v", url, err)
 		}
 	}
-	far(true, fmt.Sprintf("http://%s1:%d/busybox", peer, port))
-	far(false, "http://"+address("web")+"/busybox")
-	far(false, "http://"+address("other")+"/busybox")
+	far(true, fmt.Sprintf("http://%s1:%d/hostname", peer, port))
+	far(false, "http://"+address("web")+"/hostname")
+	far(false, "http://"+address("other")+"/hostname")
 
 	h.docker("network", "connect", "two", "web")
 	reaches(true, "two", "web")
 	h.docker("network", "disconnect", "two", "web")
 	reaches(false, "two", "web")
 	h.docker("rm", "-f", "web")
-	far(false, fmt.Sprintf("http://%s1:%d/busybox", peer, port))
+	far(false, fmt.Sprintf("http://%s1:%d/hostname", peer, port))
+}
+
+// serveEcho answers datagrams in the network namespace of a process until the test ends: busybox has no program for it.
+func serveEcho(t *testing.T, pid, addr string) {
+	t.Helper()
+	var conn net.PacketConn
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // the thread is changed, and ends with the goroutine
+		var f *os.File
+		if f, err = os.Open("/proc/" + pid + "/ns/net"); err != nil {
+			return
+		}
+		defer f.Close()
+		if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err == nil {
+			conn, err = net.ListenPacket("udp4", addr)
+		}
+	}()
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answers sync.WaitGroup
+	answers.Go(func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return // closed below
+			}
+			_, _ = conn.WriteTo(buf[:n], from) // the client notices
+		}
+	})
+	t.Cleanup(func() {
+		_ = conn.Close() // ends the answers
+		answers.Wait()
+	})
 }
 
 // echo sends a datagram and returns the answer.
