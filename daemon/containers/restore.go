@@ -273,9 +273,12 @@ func runsElsewhere(r *Record) bool {
 func (s *Service) note(c *Container, reason error) {
 	s.log.Error("container not restored", "container", c.id, "err", reason)
 	s.problems.add(c.id, reason)
+	c.commitMu.Lock()
+	defer c.commitMu.Unlock()
 	next := c.rec().clone()
 	next.State.Error = reason.Error()
-	c.record.Store(next)
+	c.set(next)
+	c.dropCache()
 }
 
 // SetAside notes that something of a container is missing or damaged, which others found out. A container that is not
