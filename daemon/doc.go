@@ -7,6 +7,10 @@
 //	phase.go      phases: opened in order, undone in reverse
 //	adapters.go   the small seams at which subsystems meet that do not know each other
 //	config.go     what an operator can set
+//	root.go       the data root: whose it is, its lock, the engine's id
+//	offline.go    what is done while the daemon is stopped: hand back, clean up
+//	doctor.go     what every subsystem has set aside
+//	adopt/        a look at a root that dockerd made, and the copy of its records
 //	containers/   the containers: records, verbs, restore
 //	images/       references and configurations of images
 //	runtime/      tasks and their shims; ocispec describes a container to runc
