@@ -1,11 +1,13 @@
 // Package journal is the commit record of containers and their layers: one append and one flush make a change of
 // several files durable and whole, and Docker's files follow by rename without a flush each.
 //
-// A change is acknowledged once its entry is on disk and its files are in place. The journal is cut after a syncfs of
+// The files of a change are written aside first, so that a full disk fails it before it is begun; then its entry is
+// flushed, and the files are renamed. It is acknowledged once they are in place. The journal is cut after a syncfs of
 // the data root; until then it can bring the files back after a power cut. It replays an entry only onto a file that
 // is missing, empty, damaged, or whose content it knows: anything else was written by somebody else since, and is kept.
 //
-// It never reads or judges what the files mean. Lock order: Journal.mu is a leaf and is not held over a flush.
+// It never reads or judges what the files mean. Lock order: Journal.mu is a leaf and is not held over a flush; it is
+// held over the retry of a rename that failed.
 package journal
 
 import (
@@ -23,6 +25,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,8 +33,12 @@ import (
 	"stated.dev/stated/internal/fault"
 )
 
-// cutSize is the length in bytes at which the journal is rotated and the data root synced in the background.
+// cutSize is the length in bytes at which the journal is rotated and the data root synced in the background. As much is
+// set aside on the disk for each journal, so that what frees space can be committed on a full one.
 const cutSize = 8 << 20
+
+// syncRetry is the time between attempts to sync the data root.
+const syncRetry = time.Minute
 
 // maxEntry bounds one entry; a longer length in the file is damage.
 const maxEntry = 64 << 20
@@ -78,11 +85,16 @@ type Journal struct {
 	size    int64
 	seq     uint64
 	open    map[uint64]bool   // entries appended whose files are not all in place
+	owed    map[uint64][]step // what of them could not be put in place when it should have been
 	batch   *batch            // collects while the last one is flushed; nil when nobody waits
 	flusher bool              // somebody is flushing
 	known   map[string]string // path -> digest of what we last wrote there, for Before
 	cutting sync.WaitGroup    // background cuts
+	last    uint64            // the last entry that may be in the old journal
+	drained chan struct{}     // closed when all those have their files in place; nil when no cut waits for that
 	closed  bool
+
+	closing chan struct{} // closed by Close; nobody waits for files any more
 }
 
 // batch is a group of entries that share one append and one flush.
@@ -108,8 +120,15 @@ func Open(root, dir string, log *slog.Logger) (*Journal, Report, error) {
 		return nil, Report{}, fmt.Errorf("open journal: read boot id: %w", err)
 	}
 	j := &Journal{root: root, dir: dir, boot: strings.TrimSpace(string(boot)), log: log,
-		open: map[uint64]bool{}, known: map[string]string{}}
+		open: map[uint64]bool{}, owed: map[uint64][]step{}, known: map[string]string{},
+		closing: make(chan struct{})}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, Report{}, fmt.Errorf("open journal: %w", err)
+	}
+	if err := os.RemoveAll(j.stagePath()); err != nil {
+		return nil, Report{}, fmt.Errorf("open journal: %w", err)
+	}
+	if err := os.Mkdir(j.stagePath(), 0o700); err != nil {
 		return nil, Report{}, fmt.Errorf("open journal: %w", err)
 	}
 	report, err := j.replay()
@@ -131,6 +150,9 @@ func Open(root, dir string, log *slog.Logger) (*Journal, Report, error) {
 func (j *Journal) path() string    { return filepath.Join(j.dir, "journal") }
 func (j *Journal) oldPath() string { return filepath.Join(j.dir, "journal.old") }
 
+// stagePath is where files wait for their entry to be on disk. Open empties it.
+func (j *Journal) stagePath() string { return filepath.Join(j.dir, "staged") }
+
 // startFile makes an empty journal take the place of the current one.
 func (j *Journal) startFile() error {
 	tmp := j.path() + ".new"
@@ -138,6 +160,7 @@ func (j *Journal) startFile() error {
 	if err != nil {
 		return err
 	}
+	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, cutSize) // a file system that cannot may run full earlier
 	if err := os.Rename(tmp, j.path()); err != nil {
 		_ = f.Close() // nothing was written
 		return err
@@ -154,12 +177,22 @@ func (j *Journal) startFile() error {
 }
 
 // Commit makes changes durable as a whole and puts their files in place. When it returns nil they survive a power
-// cut; when it returns an error, either all of them or none will be found after the next start.
+// cut; when it returns an error, either all of them or none will be found after the next start. For want of space it
+// fails with none of them done.
 // Callers do not commit two changes of one path at the same time.
 func (j *Journal) Commit(ctx context.Context, changes ...Change) error {
 	steps, err := j.steps(changes)
 	if err != nil {
 		return err
+	}
+	staged, err := j.stage(steps)
+	defer func() {
+		for _, st := range staged {
+			st.Discard() // nothing is left of one that was placed
+		}
+	}()
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
 	}
 	j.learn(steps)
 	j.mu.Lock()
@@ -180,7 +213,7 @@ func (j *Journal) Commit(ctx context.Context, changes ...Change) error {
 	j.open[seq] = true
 	err = j.appendLocked(frame) // unlocks while it waits
 	if err != nil {
-		delete(j.open, seq)
+		j.doneLocked(seq)
 		j.mu.Unlock()
 		return fmt.Errorf("commit: %w", err)
 	}
@@ -196,8 +229,11 @@ func (j *Journal) Commit(ctx context.Context, changes ...Change) error {
 	if err := fault.Point("journal.commit.appended"); err != nil {
 		return err
 	}
-	for _, s := range steps {
-		if err := j.apply(s); err != nil {
+	for i, s := range steps {
+		if err := j.place(s, staged); err != nil {
+			j.mu.Lock()
+			j.owed[seq] = steps[i:]
+			j.mu.Unlock()
 			return fmt.Errorf("commit: %w", err)
 		}
 		if err := fault.Point("journal.commit.applying"); err != nil {
@@ -205,22 +241,87 @@ func (j *Journal) Commit(ctx context.Context, changes ...Change) error {
 		}
 	}
 	j.mu.Lock()
-	delete(j.open, seq)
-	cut := j.size >= cutSize && len(j.open) == 0 && !j.flusher
-	if cut {
-		j.cutLocked()
-	}
+	j.doneLocked(seq)
+	j.settleLocked()
 	j.mu.Unlock()
 	return nil
 }
 
+// stage writes the files of steps aside, by path.
+func (j *Journal) stage(steps []step) (map[string]atomicfile.Staged, error) {
+	staged := map[string]atomicfile.Staged{}
+	for _, s := range steps {
+		if s.Remove {
+			continue
+		}
+		path := filepath.Join(j.root, s.Path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o710); err != nil {
+			return staged, err
+		}
+		st, err := atomicfile.Stage(j.stagePath(), path, s.Data, s.Mode)
+		if err != nil {
+			return staged, err
+		}
+		staged[s.Path] = st
+	}
+	return staged, nil
+}
+
+// place is apply for a step whose file is staged.
+func (j *Journal) place(s step, staged map[string]atomicfile.Staged) error {
+	if st, ok := staged[s.Path]; ok && st.Place() == nil {
+		return nil
+	}
+	return j.apply(s) // its directory went away, or is another file system
+}
+
+// doneLocked notes that an entry has its files in place, or will never have.
+func (j *Journal) doneLocked(seq uint64) {
+	delete(j.open, seq)
+	if j.drained != nil && j.oldestLocked() > j.last {
+		close(j.drained)
+		j.drained = nil
+	}
+}
+
+// settleLocked tries again to put in place what could not be, where nothing newer has been said of it since.
+func (j *Journal) settleLocked() {
+	for seq, steps := range j.owed {
+		for len(steps) > 0 && (!j.lastWordLocked(steps[0]) || j.apply(steps[0]) == nil) {
+			steps = steps[1:]
+		}
+		if j.owed[seq] = steps; len(steps) == 0 {
+			delete(j.owed, seq)
+			j.doneLocked(seq)
+		}
+	}
+}
+
+// lastWordLocked reports whether no later entry is about the path of s.
+func (j *Journal) lastWordLocked(s step) bool {
+	if !s.Remove {
+		return j.known[s.Path] == digest(s.Data)
+	}
+	for known := range j.known {
+		if known == s.Path || strings.HasPrefix(known, s.Path+"/") {
+			return false
+		}
+	}
+	return true
+}
+
 // appliedLocked is the number up to which every entry's files are in place.
 func (j *Journal) appliedLocked() uint64 {
-	applied := j.seq - 1
+	return min(j.seq, j.oldestLocked()) - 1
+}
+
+// oldestLocked is the number of the oldest open entry, or one that no entry has yet.
+func (j *Journal) oldestLocked() uint64 {
+	oldest := j.seq + 1
 	for seq := range j.open {
-		applied = min(applied, seq-1)
+		oldest = min(oldest, seq)
 	}
-	return applied
+	return oldest
 }
 
 func (j *Journal) forgetLocked(path string) {
@@ -247,6 +348,9 @@ func (j *Journal) appendLocked(frame []byte) error {
 	}
 	j.flusher = true
 	for j.batch != nil {
+		if j.size >= cutSize {
+			j.cutLocked()
+		}
 		b := j.batch
 		j.batch = nil
 		file := j.file
@@ -270,10 +374,11 @@ func (j *Journal) appendLocked(frame []byte) error {
 	return mine.err
 }
 
-// cutLocked starts a new file and lets the old one go once the data root is synced.
+// cutLocked starts a new file. The old one goes once all its entries have their files in place and the data root is
+// synced. It is called by who flushes, between two batches.
 func (j *Journal) cutLocked() {
 	if _, err := os.Lstat(j.oldPath()); err == nil {
-		return // the last cut is still syncing
+		return // the last cut is not through yet
 	}
 	if err := os.Rename(j.path(), j.oldPath()); err != nil {
 		j.log.Error("cannot rotate the journal", "err", err)
@@ -281,12 +386,28 @@ func (j *Journal) cutLocked() {
 	}
 	if err := j.startFile(); err != nil {
 		j.log.Error("cannot start a new journal", "err", err)
+		if err := os.Rename(j.oldPath(), j.path()); err != nil { // it is still the one that is written
+			j.log.Error("cannot rotate the journal back", "err", err)
+		}
 		return
 	}
+	drained := make(chan struct{})
+	j.last, j.drained = j.seq, drained
 	j.cutting.Go(func() {
-		if err := j.syncRoot(); err != nil {
-			j.log.Error("cannot sync the data root; the old journal is kept", "err", err)
-			return
+		select {
+		case <-drained:
+		case <-j.closing:
+			return // Close does the rest
+		}
+		for err := j.syncRoot(); err != nil; err = j.syncRoot() {
+			j.log.Error("cannot sync the data root; the old journal is kept until that works", "err", err)
+			retry := time.NewTimer(syncRetry)
+			select {
+			case <-retry.C:
+			case <-j.closing:
+				retry.Stop()
+				return
+			}
 		}
 		if err := os.Remove(j.oldPath()); err != nil {
 			j.log.Error("cannot remove the old journal", "err", err)
@@ -294,7 +415,8 @@ func (j *Journal) cutLocked() {
 	})
 }
 
-// Close syncs the data root and leaves an empty journal: dockerd may start on the root afterwards.
+// Close syncs the data root and leaves an empty journal: dockerd may start on the root afterwards. When files could not
+// be put in place the journal is kept, and the next Open tries again.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	if j.closed {
@@ -302,10 +424,16 @@ func (j *Journal) Close() error {
 		return nil
 	}
 	j.closed = true
+	j.settleLocked()
+	owed := len(j.owed)
 	j.mu.Unlock()
+	close(j.closing)
 	j.cutting.Wait()
 	if err := j.syncRoot(); err != nil {
 		return fmt.Errorf("close journal: %w", err)
+	}
+	if owed > 0 {
+		return errors.Join(fmt.Errorf("close journal: %d entries could not be put in place and are kept", owed), j.file.Close())
 	}
 	_ = os.Remove(j.oldPath()) // may not be there
 	if err := j.file.Truncate(0); err != nil {
