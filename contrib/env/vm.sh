@@ -15,7 +15,7 @@ set -euo pipefail
 mem=2048 limit=300 dir='' files=() disks=()
 modules=(loop dm-mod dm-thin-pool dm-flakey dm-log-writes dm-delay overlay xfs btrfs \
   virtio_pci virtio_blk veth bridge vxlan nf_tables nft_chain_nat nft_masq nft_redir nft_ct nft_compat \
-  nft_fib_inet nf_conntrack nf_nat tun unix_diag tcp_diag udp_diag netlink_diag af_packet_diag)
+  nft_nat nft_fib_inet nf_conntrack_netlink tun unix_diag tcp_diag udp_diag netlink_diag af_packet_diag)
 while [ "${1:-}" != -- ]; do
   case ${1:-} in
     -m) mem=$2;; -t) limit=$2;; -f) files+=("$2");; -k) modules+=("$2");; -r) dir=$2;; -d) disks+=("$2");;

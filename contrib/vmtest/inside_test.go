@@ -1,0 +1,268 @@
+package vmtest
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const device = "/dev/vdb" // in the virtual machine: the disk that is kept
+
+// TestCuts runs in the virtual machine: it cuts the power of a machine again and again.
+func TestCuts(t *testing.T) {
+	if os.Getenv("STATED_INSIDE") == "" {
+		return // TestVM starts a virtual machine that runs it
+	}
+	cuts, err := strconv.Atoi(os.Getenv("STATED_CUTS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mkfs.ext4", "-q", device)
+	sectors := run(t, "blockdev", "--getsz", device)
+	linear := "0 " + sectors + " linear " + device + " 0"
+	lost := "0 " + sectors + " flakey " + device + " 0 0 86400 1 drop_writes"
+	run(t, "dmsetup", "create", "--noudevsync", "--noudevrules", "cut", "--table", linear)
+	node := "/dev/" + run(t, "dmsetup", "info", "-c", "--noheadings", "-o", "blkdevname", "cut")
+	state := disk{}
+	operations := map[string]int{}
+	for n := range cuts {
+		m := machine{Device: node, Binary: "/usr/bin/stated", Image: "/suite/busybox.tar", Log: "/run/machine.log", Before: state, Work: true}
+		p := power(t, m)
+		p.checked(t)
+		run(t, "dmsetup", "load", "cut", "--table", lost)
+		time.Sleep(rand.N(3 * time.Second))
+		state = p.cut(func() { run(t, "dmsetup", "resume", "--noudevsync", "--noflush", "--nolockfs", "cut") })
+		for name, count := range p.operations {
+			operations[name] += count
+		}
+		waitUnmounted(t)
+		run(t, "dmsetup", "load", "cut", "--table", linear)
+		run(t, "dmsetup", "resume", "--noudevsync", "cut")
+		removeCgroups()
+		t.Logf("cut %d: %d containers in question", n+1, len(state))
+	}
+	t.Logf("acknowledged before a cut: %v", operations)
+	// The last one is checked too.
+	p := power(t, machine{Device: node, Binary: "/usr/bin/stated", Log: "/run/machine.log", Before: state})
+	p.checked(t)
+	p.cut(func() {})
+	waitUnmounted(t)
+	removeCgroups()
+	run(t, "dmsetup", "remove", "--noudevsync", "cut")
+	left, err := json.Marshal(p.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/run/left.json", left, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCrash runs in the virtual machine: it works on the disk that TestCuts has left until the kernel ends at once.
+func TestCrash(t *testing.T) {
+	if os.Getenv("STATED_INSIDE") == "" {
+		return // TestVM starts a virtual machine that runs it
+	}
+	data, err := os.ReadFile("/run/left.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state disk
+	if err := json.Unmarshal(data, &state); err != nil {
+		t.Fatal(err)
+	}
+	p := power(t, machine{Device: device, Binary: "/usr/bin/stated", Log: "/run/machine.log", Before: state, Work: true})
+	p.checked(t)
+	p.report(os.Stdout) // what is told from now on is told outside too
+	time.Sleep(2*time.Second + rand.N(2*time.Second))
+	if err := os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0); err != nil {
+		t.Fatal(err)
+	}
+	select {} // the kernel ends
+}
+
+// powered is a machine that runs.
+type powered struct {
+	cmd     *exec.Cmd
+	found   chan note // the result of its check
+	reading sync.WaitGroup
+
+	mu         sync.Mutex // guards what is below
+	off        bool       // what is told now may be lost
+	state      disk
+	operations map[string]int
+	outside    io.Writer
+	failed     []string
+}
+
+// power boots a machine.
+func power(t *testing.T, m machine) *powered {
+	t.Helper()
+	config, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &powered{cmd: exec.Command("/proc/self/exe"), found: make(chan note, 1), state: disk{}, operations: map[string]int{}}
+	p.cmd.Env = append(os.Environ(), machineEnv+"="+string(config))
+	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, allowed := range m.Before {
+		p.state[name] = allowed
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.reading.Go(func() { p.listen(stdout) })
+	t.Cleanup(func() {
+		p.cut(func() {})
+		if t.Failed() {
+			data, _ := os.ReadFile(m.Log) // for the message only
+			t.Logf("the daemon's log ends:\n%s", data[max(0, len(data)-5000):])
+		}
+	})
+	return p
+}
+
+// listen follows what the machine tells.
+func (p *powered) listen(r io.Reader) {
+	defer close(p.found)
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	checked := false
+	for lines.Scan() {
+		var n note
+		if json.Unmarshal(lines.Bytes(), &n) != nil {
+			continue // the last line may be cut
+		}
+		p.mu.Lock()
+		p.apply(n)
+		p.mu.Unlock()
+		if !checked && (n.Found != nil || n.Failed != "") {
+			checked = true
+			p.found <- n
+		}
+	}
+}
+
+// apply takes in a note; p.mu is held.
+func (p *powered) apply(n note) {
+	if p.outside != nil {
+		line, _ := json.Marshal(n) // it was JSON
+		_, _ = fmt.Fprintf(p.outside, "note %s\n", line)
+	}
+	switch {
+	case n.Failed != "":
+		if !p.off {
+			p.failed = append(p.failed, n.Failed)
+		}
+	case n.Found != nil:
+		p.state = disk{}
+		for name, state := range n.Found {
+			if name != counter {
+				p.state[name] = []string{state}
+			}
+		}
+	case p.off: // the disk may have had it, or not
+		for _, state := range n.Allowed {
+			if !slices.Contains(p.state[n.Name], state) {
+				p.state[n.Name] = append(slices.Clone(p.state[n.Name]), state)
+			}
+		}
+	default:
+		p.state[n.Name] = n.Allowed
+		if n.Operation != "" {
+			p.operations[n.Operation]++
+		}
+	}
+}
+
+// report copies what the machine tells to w from now on, after all that is known.
+func (p *powered) report(w io.Writer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name, allowed := range p.state {
+		line, _ := json.Marshal(note{Name: name, Allowed: allowed}) // it has no value that JSON lacks
+		_, _ = fmt.Fprintf(w, "note %s\n", line)
+	}
+	p.outside = w
+}
+
+// checked waits for the machine's check, which must have found all in order.
+func (p *powered) checked(t *testing.T) {
+	t.Helper()
+	select {
+	case n, ok := <-p.found:
+		if !ok || n.Failed != "" {
+			t.Fatalf("after the boot: %s", n.Failed)
+		}
+	case <-time.After(3 * time.Minute):
+		t.Fatal("the machine does not come up")
+	}
+}
+
+// cut takes the power away: writes stops the disk, then every process ends. It returns what may be on the disk.
+// A note that arrives while the disk stops rules nothing out.
+func (p *powered) cut(writes func()) disk {
+	p.mu.Lock()
+	p.off = true
+	p.mu.Unlock()
+	writes()
+	_ = p.cmd.Process.Kill() // it may have ended
+	p.reading.Wait()
+	_ = p.cmd.Wait() // it was killed
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state
+}
+
+// waitUnmounted waits until the kernel has let go of the disk.
+func waitUnmounted(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for run(t, "dmsetup", "info", "-c", "--noheadings", "-o", "open", "cut") != "0" {
+		if time.Now().After(deadline) {
+			t.Fatal("the disk stays mounted after every process has ended")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// removeCgroups removes what a fresh kernel would not have.
+func removeCgroups() {
+	for range 3 { // children go first, whatever the order
+		for _, pattern := range []string{"docker/*", "docker", "stated-shims.slice"} {
+			paths, _ := filepath.Glob("/sys/fs/cgroup/" + pattern) // the pattern is good
+			for _, path := range paths {
+				_ = unix.Rmdir(path) // the next round, or the next boot, says when it matters
+			}
+		}
+	}
+}
+
+// run runs a command, which must succeed, and returns its output without spaces around it.
+func run(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%q: %v: %s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}

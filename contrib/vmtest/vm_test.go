@@ -1,0 +1,193 @@
+// Package vmtest cuts the power of hosts that run stated, in a virtual machine, and looks at what their disks have
+// then. A cut is made in one of two ways. Many are made inside one boot: everything that a host runs lives in
+// namespaces of its own on a disk below dm-flakey, which drops all writes from a random instant on, before every
+// process is killed. The last is the end of the virtual machine's kernel. The same boot runs the tests of systemdtest
+// with a systemd on cgroup v2.
+//
+// STATED_SOAK=long makes fifty cuts and five more kernels end.
+package vmtest
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	if config := os.Getenv(machineEnv); config != "" {
+		var own machine
+		if err := json.Unmarshal([]byte(config), &own); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(own.boot())
+	}
+	os.Exit(m.Run())
+}
+
+// bootScript is what the virtual machine runs: cuts, a systemd with its tests, and an end without warning.
+const bootScript = `#!/bin/sh
+export STATED_INSIDE=1 STATED_CUTS=%d
+/suite/vm.test -test.v -test.timeout 1h -test.run '^TestCuts$'
+echo "suite cuts $?"
+if [ %d = 1 ]; then
+  env -u STATED_INSIDE container=vm unshare -fp --mount-proc /lib/systemd/systemd >/run/systemd.log 2>&1 || true
+  rm -rf /run/systemd # it is over
+  cat /suite/log
+  echo "suite systemd $(cat /suite/status || tail -40 /run/systemd.log)"
+fi
+exec /suite/vm.test -test.v -test.run '^TestCrash$'
+`
+
+// TestVM runs the virtual machine, and then looks at the disk with the host's own kernel and with dockerd.
+func TestVM(t *testing.T) {
+	if os.Getenv("STATED_INSIDE") != "" {
+		return // it is what runs us
+	}
+	if os.Getuid() != 0 {
+		t.Fatal("the tests must run as root: they mount disks and start containers")
+	}
+	boots, cuts := 1, 4
+	if os.Getenv("STATED_SOAK") == "long" {
+		boots, cuts = 5, 10
+	}
+	dir, err := os.MkdirTemp("", "stated-vm-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	for name, pkg := range map[string]string{"vm.test": ".", "systemd.test": "../systemdtest"} {
+		build := exec.Command("go", "test", "-c", "-o", filepath.Join(dir, name), pkg)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		must(t, build)
+	}
+	for boot := range boots {
+		t.Run(fmt.Sprint("boot ", boot+1), func(t *testing.T) { oneBoot(t, dir, cuts, boot == 0) })
+	}
+}
+
+// oneBoot boots the virtual machine with a new disk, and checks the disk that it leaves.
+func oneBoot(t *testing.T, dir string, cuts int, systemd bool) {
+	tree := filepath.Join(t.TempDir(), "tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	must(t, exec.Command("../env/stated-tree.sh", tree, filepath.Join(dir, "systemd.test"), "-test.v", "-test.run=TestInside"))
+	must(t, exec.Command("cp", filepath.Join(dir, "vm.test"), filepath.Join(tree, "suite")))
+	with := 0
+	if systemd {
+		with = 1
+	}
+	if err := os.WriteFile(filepath.Join(tree, "suite", "boot"), fmt.Appendf(nil, bootScript, cuts, with), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(t.TempDir(), "disk")
+	must(t, exec.Command("truncate", "-s", "2G", image))
+	limit := 150 + 30*cuts
+	cmd := exec.Command("../env/vm.sh", "-m", "3072", "-t", fmt.Sprint(limit), "-r", tree, "-d", image, "--", "/suite/boot")
+	out, err := cmd.CombinedOutput()
+	text, state := readConsole(out)
+	t.Logf("the virtual machine:\n%s", text)
+	if cmd.ProcessState.ExitCode() != 124 || !strings.Contains(string(out), "=== RUN   TestCrash") || len(state) == 0 {
+		t.Errorf("the virtual machine did not come to its crash: %v", err)
+		return
+	}
+	for _, line := range []string{"suite cuts 0", "suite systemd 0"} {
+		if !strings.Contains(text, line) && (systemd || !strings.Contains(line, "systemd")) {
+			t.Errorf("the virtual machine did not say %q", line)
+		}
+	}
+	checkDisk(t, image, state)
+}
+
+// readConsole separates the notes of the last machine from the rest of what the virtual machine printed.
+func readConsole(out []byte) (text string, state disk) {
+	state = disk{}
+	var rest bytes.Buffer
+	lines := bufio.NewScanner(bytes.NewReader(out))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var n note
+		line, ok := strings.CutPrefix(lines.Text(), "note ")
+		if !ok {
+			if !strings.Contains(lines.Text(), "\x1b") { // systemd's progress
+				fmt.Fprintln(&rest, lines.Text())
+			}
+			continue
+		}
+		if json.Unmarshal([]byte(line), &n) == nil && n.Name != "" { // the last may be cut
+			state[n.Name] = n.Allowed
+		}
+	}
+	return rest.String(), state
+}
+
+// checkDisk boots a machine on a disk that a crash has left, and then dockerd.
+func checkDisk(t *testing.T, image string, state disk) {
+	stated, err := exec.LookPath("stated")
+	if err != nil {
+		t.Fatalf("%v: run the tests with make test, which builds it", err)
+	}
+	raw := output(t, exec.Command("losetup", "-f", "--show", image))
+	t.Cleanup(func() { must(t, exec.Command("losetup", "-d", raw)) })
+	p := power(t, machine{Device: raw, Binary: stated, Log: filepath.Join(t.TempDir(), "log"), Before: state})
+	p.checked(t)
+	after := p.cut(func() {})
+
+	// The daemon was killed, not stopped: dockerd's files are whole only after handback.
+	point := t.TempDir()
+	script := `set -eu
+mount "$1" "$2"
+stated handback --data-root "$2/root"
+ls "$2/root/containers" | wc -l
+../env/with-dockerd.sh "$2/root" sh -c "
+  '$3' version -f 'dockerd {{.Server.Version}}'
+  '$3' ps -a --format 'has {{.Names}} {{.State}}'
+  '$3' start counter && '$3' exec counter cat /v/n | sed 's/^/counter at /'
+  '$3' rm -f \$('$3' ps -aq)"
+umount "$2"`
+	cmd := exec.Command("unshare", "-m", "sh", "-c", script, "sh", raw, point, output(t, exec.Command("../env/docker-cli.sh")))
+	log := filepath.Join(t.TempDir(), "dockerd.log")
+	cmd.Env = append(os.Environ(), "DOCKERD_LOG="+log)
+	out, err := cmd.CombinedOutput()
+	t.Logf("dockerd on the result of handback:\n%s", out)
+	if err != nil {
+		data, _ := os.ReadFile(log) // for the message only
+		t.Errorf("dockerd: %v\n%s", err, data[max(0, len(data)-3000):])
+	}
+	for name := range after {
+		if !strings.Contains(string(out), "has "+name+" ") {
+			t.Errorf("dockerd does not list container %s", name)
+		}
+	}
+	if !strings.Contains(string(out), "counter at ") {
+		t.Error("the counter does not go on under dockerd")
+	}
+}
+
+func must(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%q: %v: %s", cmd.Args, err, out)
+	}
+}
+
+func output(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%q: %v", cmd.Args, err)
+	}
+	return strings.TrimSpace(string(out))
+}
