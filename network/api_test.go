@@ -71,7 +71,7 @@ func TestRefusals(t *testing.T) {
 	for text, join := range map[string]sandbox.JoinRequest{
 		"user specified IP address is supported on user defined networks only":                                 {Network: "bridge", IPv4: netip.MustParseAddr("172.17.0.9")},
 		"user specified IP address is supported only when connecting to networks with user configured subnets": {Network: "auto", IPv4: netip.MustParseAddr("172.18.0.9")},
-		"no configured subnet or ip-range contain the IP address 10.99.0.1":                                                   {Network: "one", IPv4: netip.MustParseAddr("10.99.0.1")},
+		"no configured subnet or ip-range contain the IP address 10.99.0.1":                                    {Network: "one", IPv4: netip.MustParseAddr("10.99.0.1")},
 		"Address already in use": {Network: "one", IPv4: netip.MustParseAddr("10.5.0.1")},
 	} {
 		if _, err := c.Attach(ctx, sandbox.Request{ContainerID: ids.New()}, []sandbox.JoinRequest{join}); err == nil || !strings.Contains(err.Error(), text) {
