@@ -221,6 +221,11 @@ func (r *Record) migrate() {
 			r.HostConfig.LogConfig.Config["fluentd-async"] = v
 		}
 	}
+	for name, ep := range r.NetworkSettings.Networks {
+		if ep == nil {
+			r.NetworkSettings.Networks[name] = &EndpointSettings{}
+		}
+	}
 	for dest, m := range r.MountPoints {
 		if m == nil {
 			delete(r.MountPoints, dest)
