@@ -26,6 +26,8 @@ const (
 	answerLimit = 5 * time.Second
 	// reconnectLimit is the same for one that was started earlier.
 	reconnectLimit = 2 * time.Second
+	// maxAddress is how long the path of a unix socket may be.
+	maxAddress = 107
 )
 
 // Options say where shims work and which programs they are made of.
@@ -73,6 +75,9 @@ func New(opts Options) (*Shims, error) {
 	}
 	if r.runcPath, err = lookUp(opts.RuncPath, "runc"); err != nil {
 		return nil, err
+	}
+	if link := shimapi.ShortSocket(r.root, ""); r.tasks != nil && len(link) > maxAddress {
+		return nil, fmt.Errorf("path %s is too long for a socket's address: choose an exec root with a shorter path: %w", link, errdefs.ErrInvalidArgument)
 	}
 	r.dir = filepath.Join(r.root, "containers")
 	if err := os.MkdirAll(r.dir, 0o711); err != nil {

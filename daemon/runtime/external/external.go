@@ -23,12 +23,15 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"stated.dev/stated/daemon/runtime"
+	"stated.dev/stated/internal/fault"
 )
 
 // Namespace is that of containerd in which the containers are.
@@ -39,6 +42,8 @@ const (
 	specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 	// answerLimit is how long containerd may take for its first answer.
 	answerLimit = 10 * time.Second
+	// redialLimit is the longest pause between two tries to reach a containerd that went away.
+	redialLimit = 2 * time.Second
 	// undoLimit bounds what is undone after a failure.
 	undoLimit = 10 * time.Second
 )
@@ -67,7 +72,9 @@ func New(ctx context.Context, opts Options) (_ *Runtime, err error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), // the socket's owner decides who may connect
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{
+			BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: redialLimit}}))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", path, err)
 	}
@@ -121,6 +128,9 @@ func (c *client) Create(ctx context.Context, req runtime.TaskRequest) (pid int, 
 	if err := c.record(ctx, req); err != nil {
 		return 0, fmt.Errorf("record the container in containerd: %w", err)
 	}
+	if err := fault.Point("external.create.recorded"); err != nil {
+		return 0, err
+	}
 	resp, err := c.tasks.Create(ctx, create)
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
@@ -129,6 +139,9 @@ func (c *client) Create(ctx context.Context, req runtime.TaskRequest) (pid int, 
 		if e := c.forget(undo, req.ID); e != nil {
 			err = errors.Join(err, e)
 		}
+		return 0, err
+	}
+	if err := fault.Point("external.create.created"); err != nil {
 		return 0, err
 	}
 	return int(resp.Pid), nil
@@ -149,14 +162,14 @@ func taskRequest(req runtime.TaskRequest) (*tasksapi.CreateTaskRequest, error) {
 
 // record puts the container into containerd's records.
 func (c *client) record(ctx context.Context, req runtime.TaskRequest) error {
-	spec, err := json.Marshal(req.Spec)
+	spec, err := EncodeSpec(req.Spec)
 	if err != nil {
-		return fmt.Errorf("encode the spec: %w", err)
+		return err
 	}
 	create := &containersapi.CreateContainerRequest{Container: &containersapi.Container{
 		ID:      req.ID,
 		Runtime: &containersapi.Container_Runtime{Name: req.ShimPath},
-		Spec:    &anypb.Any{TypeUrl: specType, Value: spec},
+		Spec:    spec,
 	}}
 	_, err = c.containers.Create(ctx, create)
 	if err = errgrpc.ToNative(err); !errdefs.IsAlreadyExists(err) {
@@ -171,6 +184,15 @@ func (c *client) record(ctx context.Context, req runtime.TaskRequest) error {
 	}
 	_, err = c.containers.Create(ctx, create)
 	return errgrpc.ToNative(err)
+}
+
+// EncodeSpec is a spec as containerd's records have it.
+func EncodeSpec(spec *specs.Spec) (*anypb.Any, error) {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("encode the spec: %w", err)
+	}
+	return &anypb.Any{TypeUrl: specType, Value: data}, nil
 }
 
 // forget takes the container out of containerd's records, if it is there.
@@ -194,6 +216,9 @@ func (c *client) Delete(ctx context.Context, id string) error {
 	_, err := c.tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: id})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete the task from containerd: %w", err)
+	}
+	if err := fault.Point("external.delete.deleted"); err != nil {
+		return err
 	}
 	return c.forget(ctx, id)
 }

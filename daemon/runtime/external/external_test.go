@@ -3,14 +3,15 @@ package external_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,26 @@ import (
 	"stated.dev/stated/daemon/runtime/shimapi"
 )
 
+// programs is the directory of what all tests run, which the first of them builds.
+var (
+	programs string
+	build    sync.Once
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "stated-external")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	programs = dir
+	return m.Run()
+}
+
 // world is one containerd, and the exec root of one daemon that uses it.
 type world struct {
 	dir     string // below /run, short enough for socket addresses
@@ -28,7 +49,6 @@ type world struct {
 	rootfs  string
 	shim    string
 	runc    string
-	tree    string // holds containerd
 	command *exec.Cmd
 }
 
@@ -46,49 +66,24 @@ func newWorld(t *testing.T) *world {
 		}
 		w.removeCgroups()
 	})
-	tree, err := exec.Command("bash", "../../../contrib/env/dockerd.sh").Output()
-	if err != nil {
-		t.Fatalf("find a containerd: %v: %s", err, stderrOf(err))
-	}
-	w.tree = strings.TrimSpace(string(tree))
 	w.runc = "../../../bin/runc"
 	if _, err := os.Stat(w.runc); err != nil {
 		w.runc = "runc"
 	}
-	programs := t.TempDir()
-	w.rootfs = runtimetest.Rootfs(t, programs)
-	w.shim = runtimetest.Build(t, programs, "stated.dev/stated/cmd/stated-shim")
+	build.Do(func() {
+		runtimetest.Rootfs(t, programs)
+		runtimetest.Build(t, programs, "stated.dev/stated/cmd/stated-shim")
+	})
+	w.rootfs, w.shim = filepath.Join(programs, "rootfs"), filepath.Join(programs, "stated-shim")
 	w.start(t)
 	return w
 }
 
-func stderrOf(err error) string {
-	if exit, ok := err.(*exec.ExitError); ok {
-		return string(exit.Stderr)
-	}
-	return ""
-}
-
-// start starts containerd. It is linked against its tree's libraries, so it is started by their loader.
+// start starts containerd. New waits until it answers.
 func (w *world) start(t *testing.T) {
 	t.Helper()
-	config := filepath.Join(w.dir, "containerd.toml")
-	text := fmt.Sprintf(`version = 3
-root = %q
-state = %q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
-  "io.containerd.podsandbox.controller.v1.podsandbox", "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
-[grpc]
-address = %q
-`, filepath.Join(w.dir, "containerd"), filepath.Join(w.dir, "state"), w.address)
-	runtimetest.Must(t, os.WriteFile(config, []byte(text), 0o600))
-	log, err := os.OpenFile(filepath.Join(w.dir, "containerd.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	runtimetest.Must(t, err)
-	defer log.Close() // containerd has its own
-	w.command = exec.Command(filepath.Join(w.tree, "lib64/ld-linux-x86-64.so.2"),
-		"--library-path", filepath.Join(w.tree, "usr/lib/x86_64-linux-gnu"),
-		filepath.Join(w.tree, "usr/bin/containerd"), "--config", config)
-	w.command.Stdout, w.command.Stderr = log, log
+	w.command = exec.Command("../../../contrib/env/containerd.sh", w.dir)
+	w.command.Stderr = os.Stderr
 	runtimetest.Must(t, w.command.Start())
 }
 
@@ -252,5 +247,10 @@ func (w *world) wantEmpty(t *testing.T) {
 	left, _ := filepath.Glob(filepath.Join(w.dir, "state", "io.containerd.runtime.v2.task", external.Namespace, "*"))
 	if len(left) > 0 {
 		t.Errorf("containerd keeps %v", left)
+	}
+	containers, _ := w.dial(t)
+	list, err := containers.List(namespaces.WithNamespace(t.Context(), external.Namespace), &containersapi.ListContainersRequest{})
+	if err != nil || len(list.Containers) > 0 {
+		t.Errorf("containerd's records have %v, %v", list, err)
 	}
 }
