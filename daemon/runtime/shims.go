@@ -112,6 +112,9 @@ func lookUp(path, name string) (string, error) {
 	return filepath.Abs(found)
 }
 
+// Dir is the directory of all runtime directories.
+func (r *Shims) Dir() string { return r.dir }
+
 // containerDir returns the runtime directory of a container.
 func (r *Shims) containerDir(id string) (string, error) {
 	if id == "" || id[0] == '.' || strings.ContainsAny(id, "/\x00") {

@@ -25,12 +25,13 @@ type Tasks interface {
 type TaskRequest struct {
 	ID         string
 	Spec       *specs.Spec
+	Directory  string // the container's runtime directory
 	ShimPath   string // absolute path of the program that leads to the shim
 	Checkpoint string // directory to continue from, or empty
 }
 
 func (t *task) createVia(ctx context.Context, spec *specs.Spec, checkpoint string) (int, error) {
-	pid, err := t.r.tasks.Create(ctx, TaskRequest{ID: t.id, Spec: spec, ShimPath: t.r.shimPath, Checkpoint: checkpoint})
+	pid, err := t.r.tasks.Create(ctx, TaskRequest{ID: t.id, Spec: spec, Directory: t.dir, ShimPath: t.r.shimPath, Checkpoint: checkpoint})
 	return pid, t.goneVia("create", err)
 }
 

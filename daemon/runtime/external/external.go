@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"stated.dev/stated/daemon/runtime"
+	"stated.dev/stated/daemon/runtime/shimapi"
 	"stated.dev/stated/internal/fault"
 )
 
@@ -40,6 +42,8 @@ const Namespace = "stated"
 const (
 	// specType is containerd's name for a container's OCI spec in JSON.
 	specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+	// directoryLabel names the runtime directory in containerd's record, as the annotation does in the spec.
+	directoryLabel = shimapi.DirectoryAnnotation
 	// answerLimit is how long containerd may take for its first answer.
 	answerLimit = 10 * time.Second
 	// redialLimit is the longest pause between two tries to reach a containerd that went away.
@@ -92,6 +96,10 @@ func New(ctx context.Context, opts Options) (_ *Runtime, err error) {
 	opts.Shims.Tasks = c
 	shims, err := runtime.New(opts.Shims)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.sweep(ctx, shims); err != nil {
+		_ = shims.Close() // it holds directories only
 		return nil, err
 	}
 	return &Runtime{Shims: shims, conn: conn}, nil
@@ -170,6 +178,7 @@ func (c *client) record(ctx context.Context, req runtime.TaskRequest) error {
 		ID:      req.ID,
 		Runtime: &containersapi.Container_Runtime{Name: req.ShimPath},
 		Spec:    spec,
+		Labels:  map[string]string{directoryLabel: req.Directory},
 	}}
 	_, err = c.containers.Create(ctx, create)
 	if err = errgrpc.ToNative(err); !errdefs.IsAlreadyExists(err) {
@@ -193,6 +202,32 @@ func EncodeSpec(spec *specs.Spec) (*anypb.Any, error) {
 		return nil, fmt.Errorf("encode the spec: %w", err)
 	}
 	return &anypb.Any{TypeUrl: specType, Value: data}, nil
+}
+
+// sweep forgets containers of this daemon that have no runtime directory any more: a reboot takes the directories, and
+// leaves containerd's records.
+func (c *client) sweep(ctx context.Context, shims *runtime.Shims) error {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	resp, err := c.containers.List(ctx, &containersapi.ListContainersRequest{})
+	if err != nil {
+		return fmt.Errorf("list containerd's records: %w", errgrpc.ToNative(err))
+	}
+	for _, found := range resp.Containers {
+		dir := found.Labels[directoryLabel]
+		if filepath.Dir(dir) != shims.Dir() {
+			continue // another daemon's
+		}
+		if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if _, err := c.tasks.Get(ctx, &tasksapi.GetRequest{ContainerID: found.ID}); !errdefs.IsNotFound(errgrpc.ToNative(err)) {
+			continue // it is not ours to say what runs there
+		}
+		if err := c.forget(ctx, found.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // forget takes the container out of containerd's records, if it is there.

@@ -140,6 +140,34 @@ func TestDaemonDies(t *testing.T) {
 	w.wantEmpty(t)
 }
 
+// TestReboot takes the runtime directories away while nobody is there, as a reboot does.
+func TestReboot(t *testing.T) {
+	w := newWorld(t)
+	ctx := testContext(t)
+	execRoot, otherRoot := filepath.Join(w.dir, "exec"), filepath.Join(w.dir, "other")
+	r, other := w.open(t, execRoot), w.open(t, otherRoot)
+	lost, kept := w.run(ctx, t, r), w.run(ctx, t, other)
+	Must(t, r.Close())
+	w.stop()
+	w.killAll()
+	for _, dir := range []string{execRoot, filepath.Join(w.dir, "state")} {
+		Must(t, os.RemoveAll(dir))
+	}
+	w.start(t)
+	r = w.open(t, execRoot)
+	if _, err := r.Reconnect(ctx, lost.ID()); !errdefs.IsNotFound(err) {
+		t.Errorf("Reconnect after a reboot: %v", err)
+	}
+	containers, _ := w.dial(t)
+	list := Value(t, Of(containers.List(namespaces.WithNamespace(ctx, external.Namespace), &containersapi.ListContainersRequest{})))
+	if len(list.Containers) != 1 || list.Containers[0].ID != kept.ID() {
+		t.Errorf("containerd's records have %v", list.Containers)
+	}
+	kept = Value(t, Of(other.Reconnect(ctx, kept.ID())))
+	Must(t, kept.Delete(ctx))
+	w.wantEmpty(t)
+}
+
 const helperEnv = "EXTERNAL_TEST_HELPER"
 
 // TestDaemonHelper is the daemon that dies. By itself it does nothing.
