@@ -308,7 +308,6 @@ func (s *Service) setNetworks(ctx context.Context, r *Record, wanted *network.Ne
 			e.EndpointSettings = *ep.Copy()
 			if len(ep.MacAddress) > 0 {
 				e.DesiredMacAddress = ep.MacAddress.String()
-				e.MacAddress = nil
 			}
 		}
 		e.NetworkID = key.ID
@@ -322,9 +321,6 @@ func (s *Service) setNetworks(ctx context.Context, r *Record, wanted *network.Ne
 	}
 	if mac := r.Config.MacAddress; mac != "" {
 		r.NetworkSettings.Networks[mainKey.Name].DesiredMacAddress = mac
-	}
-	if e := r.NetworkSettings.Networks[mainKey.Name]; mode.IsUserDefined() {
-		e.DNSNames = dnsNames(r, e, Network{})
 	}
 	return nil
 }

@@ -170,10 +170,13 @@ func inspect(r *Record) *inspection {
 			n.MacAddress = ep.MacAddress
 		}
 	}
-	if in.Config.Labels == nil {
-		cfg := *in.Config
+	cfg := *in.Config
+	in.Config = &cfg
+	if cfg.Labels == nil {
 		cfg.Labels = map[string]string{}
-		in.Config = &cfg
+	}
+	if ep := ns.Networks[r.HostConfig.NetworkMode.NetworkName()]; ep != nil && cfg.MacAddress == "" {
+		cfg.MacAddress = ep.DesiredMacAddress // where clients looked for it before it belonged to a network
 	}
 	return in
 }

@@ -146,7 +146,7 @@ func (s *Service) joinRequest(ctx context.Context, r *Record, name string, ep *E
 
 // dnsNames are the names that resolve to the container on a user-defined network: its own, aliases, short id, host name.
 func dnsNames(r *Record, ep *EndpointSettings, nw Network) []string {
-	if nw.Default {
+	if nw.Default || nw.Driver == "host" || nw.Driver == "null" {
 		return nil
 	}
 	names := append([]string{r.name()}, ep.Aliases...)
@@ -243,7 +243,10 @@ func (ep *EndpointSettings) record(got *sandbox.Endpoint) {
 	ep.NetworkID, ep.EndpointID = got.NetworkID, got.ID
 	ep.Gateway, ep.IPAddress, ep.IPPrefixLen = got.Gateway, got.IPAddress, got.IPPrefixLen
 	ep.IPv6Gateway, ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen = got.IPv6Gateway, got.GlobalIPv6Address, got.GlobalIPv6PrefixLen
-	ep.DNSNames = got.DNSNames
+	ep.DNSNames = nil
+	if len(got.DNSNames) > 0 {
+		ep.DNSNames = got.DNSNames
+	}
 	_ = ep.MacAddress.UnmarshalText([]byte(got.MAC)) // ours, so well-formed, or empty
 }
 
