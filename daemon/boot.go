@@ -392,7 +392,14 @@ func (d *Daemon) openRuntime(ctx context.Context, cgroupDriver string) (runtime.
 }
 
 // sweepLayers deletes what no container and no image has, in the background: nobody waits for it. The closer ends it.
+// A root that has no container at all, but layers of some, has lost its containers directory or does not see it: then
+// nothing is deleted, and the doctor tells of it.
 func (d *Daemon) sweepLayers() io.Closer {
+	running, paused, stopped := d.containers.Counts()
+	keep := d.containers.Exists
+	if running+paused+stopped == 0 {
+		keep = func(string) bool { return true }
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() {
@@ -401,7 +408,7 @@ func (d *Daemon) sweepLayers() io.Closer {
 				d.containers.SetAside(p.RW, p.Err)
 			}
 		}
-		if err := d.layers.Sweep(ctx, d.containers.Exists); err != nil && ctx.Err() == nil {
+		if err := d.layers.Sweep(ctx, keep); err != nil && ctx.Err() == nil {
 			d.log.Error("cannot remove unused layers", "err", err)
 		}
 		if ctx.Err() == nil {

@@ -25,6 +25,11 @@ func (d *Daemon) Doctor(context.Context) types.Doctor {
 		}
 		problem(adopt.Layers, object, p.Err.Error())
 	}
+	for _, name := range d.layers.Names() {
+		if !d.containers.Exists(name) {
+			note(adopt.Layers, name, "a writable layer without a container: is the containers directory there? It is kept while the root has no container at all")
+		}
+	}
 	for _, p := range d.images.Problems() {
 		text := p.Err.Error()
 		if p.Layer != "" {
