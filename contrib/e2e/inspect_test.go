@@ -36,10 +36,10 @@ func TestInspect(t *testing.T) {
 	for name, args := range map[string]string{
 		"plain": "busybox true",
 		"full": `--hostname h --domainname d -u user -w /w -e A=b --label l=1 --restart on-failure:3 --memory 64m --memory-reservation 32m --cpus 0.5 --cpu-shares 512 --pids-limit 99 ` +
-			`--ulimit nofile=10:20 --sysctl net.ipv4.ip_forward=0 --cap-add NET_ADMIN --cap-drop CHOWN --security-opt no-new-privileges --read-only --tmpfs /t:size=1m ` +
+			`--ulimit nofile=100:200 --sysctl net.ipv4.ip_forward=0 --cap-add NET_ADMIN --cap-drop CHOWN --security-opt no-new-privileges --read-only --tmpfs /t:size=1m ` +
 			`--shm-size 1m --device /dev/null:/dev/mine --add-host a:1.2.3.4 --dns 9.9.9.9 --dns-search s --dns-option ndots:2 --log-opt max-size=1m --log-opt max-file=2 ` +
 			`--stop-signal USR1 --stop-timeout 3 --init --group-add 7 --oom-score-adj 100 --annotation a=b -p 127.0.0.1:23456:80 --expose 81/udp -v named:/n -v $D/bind:/b:ro --mount type=volume,src=m,dst=/m,volume-nocopy ` +
-			`--mount type=bind,src=$D/mb,dst=/mb,readonly --mount type=tmpfs,dst=/mt,tmpfs-size=1024 --health-cmd true --health-interval 1h --entrypoint sleep -t -i busybox 1000`,
+			`--mount type=bind,src=/usr,dst=/mb,readonly --mount type=tmpfs,dst=/mt,tmpfs-size=1024 --health-cmd true --health-interval 1h --entrypoint sleep -t -i busybox 1000`,
 		"host":       "--network host --pid host --ipc host --uts host --privileged busybox sleep 1000",
 		"none":       "--network none --ipc private --cgroupns host busybox sleep 1000",
 		"user's net": "--network net --network-alias x --ip 10.66.0.9 --mac-address 02:00:00:00:00:09 busybox sleep 1000",
@@ -52,7 +52,7 @@ func TestInspect(t *testing.T) {
 				t.Cleanup(func() {
 					_, _ = s.script(context.Background(), "docker rm -fv box; docker network rm net; docker volume prune -af") // for the next
 				})
-				for n, step := range []string{"mkdir -p $D/mb; docker network create --subnet 10.66.0.0/24 net; docker volume create mm; docker create --name box " + strings.ReplaceAll(args, "src=m,", "src=mm,"), "docker start box", "docker stop -t 0 box"} {
+				for n, step := range []string{"docker network create --subnet 10.66.0.0/24 net; docker volume create mm; docker create --name box " + strings.ReplaceAll(args, "src=m,", "src=mm,"), "docker start box", "docker stop -t 0 box"} {
 					if out, err := s.script(t.Context(), step); err != nil {
 						t.Fatalf("%s: %s: %v: %s", s.name, step, err, out)
 					}
@@ -65,6 +65,8 @@ func TestInspect(t *testing.T) {
 					if err := json.Unmarshal([]byte(out), &docs); err != nil {
 						t.Fatal(err)
 					}
+					mounts, _ := docs[0]["Mounts"].([]any) // none is fine
+					slices.SortFunc(mounts, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) }) // dockerd's order is any
 					got[i][phases[n]] = docs[0]
 				}
 			}

@@ -95,7 +95,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`\b(About )?(a|an|\d+) (second|minute)s?( ago)?\b|Less than a second( ago)?`), "AGO"},
 	{regexp.MustCompile(`\b(172|10)\.\d+\.\d+\.`), "NET."},
 	{regexp.MustCompile(`\b([0-9a-f]{2}:){5}[0-9a-f]{2}\b`), "MAC"},
-	{regexp.MustCompile(`"IPPrefixLen":\d+`), `"IPPrefixLen":N`},
+	{regexp.MustCompile(`"IPPrefixLen": ?[1-9]\d*`), `"IPPrefixLen":1`},
 	{regexp.MustCompile(`(NET\.\d+)/\d+`), "$1/N"},
 	{regexp.MustCompile(`dstFd=/proc/thread-self/fd/\d+`), "FD"},
 	{regexp.MustCompile(`/var/lib/docker/|DIR/data/`), "ROOT/"},
