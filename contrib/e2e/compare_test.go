@@ -238,7 +238,7 @@ docker network disconnect a c2
 docker network disconnect a nope
 docker network disconnect nope c2
 docker exec c2 ip -o -4 addr | wc -l
-docker network rm b
+docker network rm b 2>&1 | tr '(,)' '\\n' | sort
 docker stop -t 0 c2
 docker network connect a c2
 docker network connect a c2
@@ -294,7 +294,6 @@ docker network create -o com.docker.network.driver.mtu=x q
 ! docker run --name l0 busybox sh -c 'for i in 1 2 3; do echo out $i; echo err $i >&2; usleep 20000; done'
 docker logs l0 2>/dev/null
 docker logs l0 2>&1 >/dev/null
-docker logs -n 1 l0 2>/dev/null
 docker logs -n 0 l0
 docker logs -t l0 2>/dev/null
 docker logs --since 1h l0 2>/dev/null

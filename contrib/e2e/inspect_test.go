@@ -34,7 +34,7 @@ func TestInspect(t *testing.T) {
 	oracle.importBusybox(t)
 	sides := [2]side{h.side(), oracle}
 	for name, args := range map[string]string{
-		"plain": "busybox true",
+		"plain": "busybox sleep 1000",
 		"full": `--hostname h --domainname d -u user -w /w -e A=b --label l=1 --restart on-failure:3 --memory 64m --memory-reservation 32m --cpus 0.5 --cpu-shares 512 --pids-limit 99 ` +
 			`--ulimit nofile=100:200 --sysctl net.ipv4.ip_forward=0 --cap-add NET_ADMIN --cap-drop CHOWN --security-opt no-new-privileges --read-only --tmpfs /t:size=1m ` +
 			`--shm-size 1m --device /dev/null:/dev/mine --add-host a:1.2.3.4 --dns 9.9.9.9 --dns-search s --dns-option ndots:2 --log-opt max-size=1m --log-opt max-file=2 ` +
@@ -52,7 +52,7 @@ func TestInspect(t *testing.T) {
 				t.Cleanup(func() {
 					_, _ = s.script(context.Background(), "docker rm -fv box; docker network rm net; docker volume prune -af") // for the next
 				})
-				for n, step := range []string{"docker network create --subnet 10.66.0.0/24 net; docker volume create mm; docker create --name box " + strings.ReplaceAll(args, "src=m,", "src=mm,"), "docker start box", "docker stop -t 0 box"} {
+				for n, step := range []string{"docker network create --subnet 10.66.0.0/24 net; docker volume create mm; docker create --name box " + strings.ReplaceAll(args, "src=m,", "src=mm,"), "docker start box", "docker kill box && docker wait box"} {
 					if out, err := s.script(t.Context(), step); err != nil {
 						t.Fatalf("%s: %s: %v: %s", s.name, step, err, out)
 					}
@@ -65,7 +65,7 @@ func TestInspect(t *testing.T) {
 					if err := json.Unmarshal([]byte(out), &docs); err != nil {
 						t.Fatal(err)
 					}
-					mounts, _ := docs[0]["Mounts"].([]any) // none is fine
+					mounts, _ := docs[0]["Mounts"].([]any)                                                               // none is fine
 					slices.SortFunc(mounts, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) }) // dockerd's order is any
 					got[i][phases[n]] = docs[0]
 				}
