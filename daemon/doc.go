@@ -13,7 +13,7 @@
 //	adopt/        a look at a root that dockerd made, and the copy of its records
 //	containers/   the containers: records, verbs, restore
 //	images/       references and configurations of images
-//	runtime/      tasks and their shims; ocispec describes a container to runc
+//	runtime/      tasks and their shims; ocispec describes a container to runc, external goes through a containerd
 //	shim/         what runs beside each container and outlives the daemon
 //	journal/      the commit record of containers and layers
 //	logs/         log formats, rotation and reading

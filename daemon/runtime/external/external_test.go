@@ -241,11 +241,16 @@ func randomName() (string, error) {
 	return filepath.Base(dir), os.Remove(dir)
 }
 
+// bundles lists the directories that containerd has for containers.
+func (w *world) bundles(name string) []string {
+	list, _ := filepath.Glob(filepath.Join(w.dir, "state", "io.containerd.runtime.v2.task", external.Namespace, name)) // sound
+	return list
+}
+
 // wantEmpty looks for what containerd still keeps.
 func (w *world) wantEmpty(t *testing.T) {
 	t.Helper()
-	left, _ := filepath.Glob(filepath.Join(w.dir, "state", "io.containerd.runtime.v2.task", external.Namespace, "*"))
-	if len(left) > 0 {
+	if left := w.bundles("*"); len(left) > 0 {
 		t.Errorf("containerd keeps %v", left)
 	}
 	containers, _ := w.dial(t)

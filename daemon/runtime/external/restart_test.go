@@ -35,7 +35,7 @@ func testContext(t *testing.T) context.Context {
 }
 
 // run starts a container that waits for a signal, and returns when it is ready.
-func (w *world) run(ctx context.Context, t *testing.T, r *external.Runtime) runtime.Task {
+func (w *world) run(ctx context.Context, t *testing.T, r runtime.Runtime) runtime.Task {
 	t.Helper()
 	task := w.created(ctx, t, r)
 	s := Value(t, Of(task.Attach(ctx, runtime.AttachRequest{Stdout: true})))
@@ -45,7 +45,7 @@ func (w *world) run(ctx context.Context, t *testing.T, r *external.Runtime) runt
 	return task
 }
 
-func (w *world) created(ctx context.Context, t *testing.T, r *external.Runtime) runtime.Task {
+func (w *world) created(ctx context.Context, t *testing.T, r runtime.Runtime) runtime.Task {
 	t.Helper()
 	task := Value(t, Of(r.Spawn(ctx, runtime.SpawnRequest{ID: ids.New(), Log: runtime.LogConfig{Driver: "none"}})))
 	Value(t, Of(task.Create(ctx, w.spec(task.ID(), "wait"))))
@@ -165,6 +165,39 @@ func TestReboot(t *testing.T) {
 	}
 	kept = Value(t, Of(other.Reconnect(ctx, kept.ID())))
 	Must(t, kept.Delete(ctx))
+	w.wantEmpty(t)
+}
+
+// TestFlagChanges takes containers up with containerd that were started without it, and the other way round.
+func TestFlagChanges(t *testing.T) {
+	w := newWorld(t)
+	ctx := testContext(t)
+	execRoot := filepath.Join(w.dir, "exec")
+	with := w.open(t, execRoot)
+	first, second := w.run(ctx, t, with), w.run(ctx, t, with)
+	Must(t, with.Close())
+	without := Value(t, Of(runtime.New(w.options(execRoot).Shims)))
+	end := func(r runtime.Runtime, id string) {
+		t.Helper()
+		task := Value(t, Of(r.Reconnect(ctx, id)))
+		Must(t, task.Kill(ctx, int(unix.SIGKILL), false))
+		Value(t, Of(task.Wait(ctx)))
+		Must(t, task.Delete(ctx))
+	}
+	end(without, first.ID())
+	third := w.run(ctx, t, without)
+	Must(t, without.Close())
+	with = w.open(t, execRoot)
+	end(with, second.ID())
+	end(with, third.ID())
+	Must(t, with.Close())
+	// containerd notices that the first one's shim has ended.
+	for ctx.Err() == nil {
+		if len(w.bundles("*"+first.ID())) == 0 { // one that is being removed has a dot in front
+			break
+		}
+	}
+	w.open(t, execRoot)
 	w.wantEmpty(t)
 }
 
