@@ -17,6 +17,8 @@ var knownDifferences = map[string]string{
 	"Image": "the image was imported on each side", "GraphDriver.Data": "random names",
 	"ResolvConfPath": "the data root", "HostnamePath": "the data root", "HostsPath": "the data root", "LogPath": "the data root",
 	"Config.Hostname":                           "the short id",
+	"NetworkSettings.IPAddress":                 "the next that is free",
+	"NetworkSettings.Networks.bridge.IPAddress": "the next that is free",
 	"NetworkSettings.SandboxID":                 "random",
 	"NetworkSettings.Networks.bridge.NetworkID": "known from the creation on, in dockerd from the start on",
 	"NetworkSettings.Networks.none.NetworkID":   "as above",
