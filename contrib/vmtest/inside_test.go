@@ -44,7 +44,8 @@ func TestCuts(t *testing.T) {
 		p := power(t, m)
 		p.checked(t)
 		run(t, "dmsetup", "load", "cut", "--table", lost)
-		time.Sleep(rand.N(3 * time.Second))
+		p.work(rand.IntN(16))
+		time.Sleep(rand.N(time.Second))
 		state = p.cut(func() { run(t, "dmsetup", "resume", "--noudevsync", "--noflush", "--nolockfs", "cut") })
 		for name, count := range p.operations {
 			operations[name] += count
@@ -88,7 +89,8 @@ func TestCrash(t *testing.T) {
 	p := power(t, machine{Device: device, Binary: "/usr/bin/stated", Log: "/run/machine.log", Before: state, Work: true})
 	p.checked(t)
 	p.report(os.Stdout) // what is told from now on is told outside too
-	time.Sleep(2*time.Second + rand.N(2*time.Second))
+	p.work(4 + rand.IntN(8))
+	time.Sleep(rand.N(time.Second))
 	if err := os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +107,7 @@ type powered struct {
 	off        bool       // what is told now may be lost
 	state      disk
 	operations map[string]int
+	notes      chan struct{} // one for each note after the check
 	outside    io.Writer
 	failed     []string
 }
@@ -116,7 +119,7 @@ func power(t *testing.T, m machine) *powered {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &powered{cmd: exec.Command("/proc/self/exe"), found: make(chan note, 1), state: disk{}, operations: map[string]int{}}
+	p := &powered{cmd: exec.Command("/proc/self/exe"), found: make(chan note, 1), state: disk{}, operations: map[string]int{}, notes: make(chan struct{}, 1000)}
 	p.cmd.Env = append(os.Environ(), machineEnv+"="+string(config))
 	p.cmd.Stderr = os.Stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
@@ -158,6 +161,11 @@ func (p *powered) listen(r io.Reader) {
 		if !checked && (n.Found != nil || n.Failed != "") {
 			checked = true
 			p.found <- n
+		} else {
+			select {
+			case p.notes <- struct{}{}:
+			default: // nobody waits for so many
+			}
 		}
 	}
 }
@@ -231,6 +239,17 @@ func (p *powered) cut(writes func()) disk {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state
+}
+
+// work waits until the machine has told that many notes: beginnings and ends of operations.
+func (p *powered) work(notes int) {
+	for range notes {
+		select {
+		case <-p.notes:
+		case <-time.After(30 * time.Second):
+			return // its check will tell why
+		}
+	}
 }
 
 // waitUnmounted waits until the kernel has let go of the disk.

@@ -305,8 +305,12 @@ func work(number int, found map[string]string, tell func(note)) error {
 			mine[name] = state
 		}
 	}
+	network := "none"
+	if number == 0 {
+		network = "bridge"
+	}
 	for {
-		name := fmt.Sprintf("w%d-%d", number, rand.IntN(4))
+		name := fmt.Sprintf("w%d-%d", number, rand.IntN(2))
 		state := mine[name]
 		var next, method, path, operation string
 		var body []byte
@@ -314,7 +318,7 @@ func work(number int, found map[string]string, tell func(note)) error {
 		case state == "" || state == absent:
 			state, next, operation = absent, created, "create"
 			method, path = http.MethodPost, "/containers/create?name="+name
-			body = []byte(`{"Image":"busybox:latest","Cmd":["sleep","1000000"],"HostConfig":{"RestartPolicy":{"Name":"unless-stopped"}}}`)
+			body = fmt.Appendf(nil, `{"Image":"busybox:latest","Cmd":["sleep","1000000"],"HostConfig":{"RestartPolicy":{"Name":"unless-stopped"},"NetworkMode":%q}}`, network)
 		case state == running:
 			next, method, path, operation = stopped, http.MethodPost, "/containers/"+name+"/stop?t=0", "stop"
 		case state == created, rand.IntN(2) == 0:
