@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -16,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"stated.dev/stated/daemon/containers"
+	"stated.dev/stated/daemon/journal"
 	"stated.dev/stated/internal/ids"
 	"stated.dev/stated/network/sandbox"
 )
@@ -34,6 +37,8 @@ type host struct {
 	sandboxes map[string]string          // id -> container
 	active    map[string]string          // what the last Restore was told
 	events    []string
+
+	full atomic.Bool // no record can be written
 }
 
 func newHost(root string) *host {
@@ -48,16 +53,22 @@ func (h *host) lie(op string, f func() error) {
 	h.lies[op] = f
 }
 
-// do runs an operation with h.mu held, after the lie about it.
-func (h *host) do(op string, f func() error) error {
+// begin runs the lie about an operation, if there is one.
+func (h *host) begin(op string) error {
 	h.mu.Lock()
 	lie := h.lies[op]
 	delete(h.lies, op)
 	h.mu.Unlock()
-	if lie != nil {
-		if err := lie(); err != nil {
-			return err
-		}
+	if lie == nil {
+		return nil
+	}
+	return lie()
+}
+
+// do runs an operation with h.mu held, after the lie about it.
+func (h *host) do(op string, f func() error) error {
+	if err := h.begin(op); err != nil {
+		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -100,6 +111,22 @@ func (h *host) Publish(typ events.Type, action events.Action, _ string, _ map[st
 	}
 }
 
+// lyingJournal is a journal whose disk may be full.
+type lyingJournal struct {
+	*journal.Journal
+	*host
+}
+
+func (j lyingJournal) Commit(ctx context.Context, changes ...journal.Change) error {
+	if j.full.Load() {
+		return syscall.ENOSPC
+	}
+	if err := j.begin("Commit"); err != nil {
+		return err
+	}
+	return j.Journal.Commit(ctx, changes...)
+}
+
 // Image implements containers.Images.
 func (h *host) Image(context.Context, string) (containers.Image, error) {
 	return containers.Image{ID: digest.FromString("image"), ChainID: digest.FromString("chain"), OS: "linux", Arch: "amd64"}, nil
@@ -112,13 +139,16 @@ func (l fakeLayers) DriverName() string { return "fake" }
 func (l fakeLayers) record(id string) string { return filepath.Join(l.root, "layerdb", id) }
 
 func (l fakeLayers) CreateRW(_ context.Context, id string, req containers.LayerRequest) error {
-	return l.do("CreateRW", func() error {
-		if err := req.Commit([]containers.File{{Path: filepath.Join(l.record(id), "mount-id"), Data: []byte(id), Mode: 0o644}}); err != nil {
-			return err
-		}
-		l.layers[id] = true
-		return nil
-	})
+	if err := l.begin("CreateRW"); err != nil {
+		return err
+	}
+	if err := req.Commit([]containers.File{{Path: filepath.Join(l.record(id), "mount-id"), Data: []byte(id), Mode: 0o644}}); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.layers[id] = true
+	return nil
 }
 
 func (l fakeLayers) MountRW(_ context.Context, id, _ string) (string, error) {
@@ -149,19 +179,25 @@ func (l fakeLayers) MountedRW(id string) (string, bool) {
 }
 
 func (l fakeLayers) RemoveRW(_ context.Context, id string, commit func([]string) error) error {
-	return l.do("RemoveRW", func() error {
+	err := l.do("RemoveRW", func() error {
 		if !l.layers[id] {
 			return fmt.Errorf("layer of %s: %w", id, errdefs.ErrNotFound)
 		}
 		if l.mounted[id] {
 			return fmt.Errorf("layer of %s is mounted: %w", id, errdefs.ErrFailedPrecondition)
 		}
-		if err := commit([]string{l.record(id)}); err != nil {
-			return err
-		}
-		delete(l.layers, id)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	if err := commit([]string{l.record(id)}); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.layers, id)
+	return nil
 }
 
 func (l fakeLayers) RWMetadata(string) (map[string]string, error) { return map[string]string{}, nil }

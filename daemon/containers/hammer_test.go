@@ -13,7 +13,6 @@ import (
 
 	api "stated.dev/stated/api/router/containers"
 	"stated.dev/stated/api/types"
-	"stated.dev/stated/daemon/runtime"
 )
 
 // TestHammer lets many clients do all they can to a few containers at once. Afterwards what the service says, what the
@@ -23,7 +22,7 @@ func TestHammer(t *testing.T) {
 	bubble(t, func(b *bench) {
 		ctx := b.Context()
 		names := []string{"one", "two", "three", "four"}
-		policies := []*container.HostConfig{nil, policy("always", 0), policy("on-failure", 3), {AutoRemove: true}}
+		policies := []*container.HostConfig{nil, policy("unless-stopped", 0), policy("on-failure", 3), {AutoRemove: true}}
 		for i, name := range names {
 			b.create(name, policies[i], "wait")
 		}
@@ -61,11 +60,7 @@ func TestHammer(t *testing.T) {
 				_, err := b.Inspect(ctx, name, false)
 				return err
 			case 11:
-				list, err := b.rt.List(ctx)
-				if err == nil && len(list) > 0 {
-					b.rt.End(list[rnd.IntN(len(list))], runtime.Exit{Code: rnd.IntN(2), At: time.Now()})
-				}
-				return err
+				return b.Kill(ctx, name, "USR1") // it ends by itself
 			}
 			stream, _, err := b.Attach(ctx, name, api.AttachRequest{Stream: true, Stdout: true})
 			if err == nil {
@@ -74,14 +69,14 @@ func TestHammer(t *testing.T) {
 			return err
 		}
 		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
+		b.Logf("seed %d", seed)
 		var wg sync.WaitGroup
 		for client := range clients {
 			wg.Go(func() {
 				rnd := rand.New(rand.NewPCG(seed, uint64(client)))
 				for range verbs {
 					if err := verb(rnd); err != nil && !allowed(err) {
-						t.Errorf("unexpected error: %v", err)
+						b.Errorf("unexpected error: %v", err)
 						return
 					}
 					time.Sleep(time.Duration(rnd.IntN(150)) * time.Millisecond)
@@ -95,11 +90,11 @@ func TestHammer(t *testing.T) {
 		b.again()
 		after := b.model()
 		if len(before) != len(after) {
-			t.Errorf("before a restart: %v, after: %v", before, after)
+			b.Errorf("before a restart: %v, after: %v", before, after)
 		}
 		for name, state := range before {
 			if after[name] != state {
-				t.Errorf("%s was %s before the restart and is %s after", name, state, after[name])
+				b.Errorf("%s was %s before the restart and is %s after", name, state, after[name])
 			}
 			b.ok(b.Remove(ctx, name, api.RemoveRequest{Force: true}))
 		}
@@ -108,7 +103,7 @@ func TestHammer(t *testing.T) {
 		list, err := b.rt.List(ctx)
 		b.ok(err)
 		if len(list) > 0 {
-			t.Errorf("tasks are left: %v", list)
+			b.Errorf("tasks are left: %v", list)
 		}
 	})
 }

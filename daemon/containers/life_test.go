@@ -33,10 +33,10 @@ func TestLife(t *testing.T) {
 		b.start(id)
 		b.is(id, container.StateRunning)
 		if held := b.host.held(); len(held) != 3 {
-			t.Errorf("a running container holds %v", held)
+			b.Errorf("a running container holds %v", held)
 		}
 		if err := b.Start(b.Context(), id, api.StartRequest{}); !errors.Is(err, types.ErrNotModified) {
-			t.Errorf("second start: %v", err)
+			b.Errorf("second start: %v", err)
 		}
 		b.fails(b.Remove(b.Context(), id, api.RemoveRequest{}), errdefs.IsConflict)
 		b.ok(b.Pause(b.Context(), id))
@@ -46,7 +46,7 @@ func TestLife(t *testing.T) {
 		b.is(id, container.StateExited)
 		b.nothingHeld()
 		if err := b.Stop(b.Context(), id, api.StopRequest{}); !errors.Is(err, types.ErrNotModified) {
-			t.Errorf("second stop: %v", err)
+			b.Errorf("second stop: %v", err)
 		}
 		b.ok(b.Restart(b.Context(), id, api.StopRequest{}))
 		b.is(id, container.StateRunning)
@@ -78,11 +78,11 @@ func failedStart(t *testing.T, arm func(*bench)) {
 		id := b.create("one", &container.HostConfig{Binds: []string{"data:/data"}}, "wait")
 		arm(b)
 		if err := b.Start(b.Context(), id, api.StartRequest{}); err == nil {
-			t.Fatal("the start succeeded")
+			b.Fatal("the start succeeded")
 		}
 		in := b.state(id)
 		if in.State.Running || in.State.ExitCode != 128 || in.State.Error == "" {
-			t.Errorf("after a failed start: %+v", in.State)
+			b.Errorf("after a failed start: %+v", in.State)
 		}
 		b.nothingHeld()
 		b.start(id)
@@ -98,7 +98,7 @@ func TestCommandNotFound(t *testing.T) {
 		b.ok(err)
 		b.fails(b.Start(b.Context(), resp.ID, api.StartRequest{}), errdefs.IsInvalidArgument)
 		if in := b.state(resp.ID); in.State.ExitCode != 127 {
-			t.Errorf("exit code %d", in.State.ExitCode)
+			b.Errorf("exit code %d", in.State.ExitCode)
 		}
 	})
 }
@@ -110,11 +110,11 @@ func TestRestartBackOff(t *testing.T) {
 		b.after(0)
 		for i, delay := range []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000} {
 			if in := b.is(id, container.StateRestarting); in.RestartCount != i+1 || in.State.ExitCode != 3 {
-				t.Fatalf("restart %d: count %d, exit code %d", i+1, in.RestartCount, in.State.ExitCode)
+				b.Fatalf("restart %d: count %d, exit code %d", i+1, in.RestartCount, in.State.ExitCode)
 			}
 			b.after(delay*time.Millisecond - 1)
 			if got := b.state(id).RestartCount; got != i+1 {
-				t.Fatalf("restart %d came before %d ms", i+1, delay)
+				b.Fatalf("restart %d came before %d ms", i+1, delay)
 			}
 			b.after(1)
 		}
@@ -142,17 +142,17 @@ func TestOnFailure(t *testing.T) {
 		id := b.run("one", policy("on-failure", 2), "exit", "1")
 		b.after(time.Minute)
 		if in := b.is(id, container.StateExited); in.RestartCount != 2 {
-			t.Errorf("restarted %d times", in.RestartCount)
+			b.Errorf("restarted %d times", in.RestartCount)
 		}
 		b.start(id) // counts anew
 		b.after(time.Minute)
 		if in := b.is(id, container.StateExited); in.RestartCount != 2 {
-			t.Errorf("restarted %d times after a start", in.RestartCount)
+			b.Errorf("restarted %d times after a start", in.RestartCount)
 		}
 		good := b.run("two", policy("on-failure", 0), "exit", "0")
 		b.after(time.Minute)
 		if in := b.is(good, container.StateExited); in.RestartCount != 0 {
-			t.Errorf("a success was restarted %d times", in.RestartCount)
+			b.Errorf("a success was restarted %d times", in.RestartCount)
 		}
 	})
 }
@@ -166,7 +166,7 @@ func TestAutoRemove(t *testing.T) {
 		b.is(id, container.StateRunning)
 		b.ok(b.Kill(b.Context(), id, "USR1"))
 		if r := <-removed; r.StatusCode != 7 {
-			t.Errorf("wait for the removal says %d", r.StatusCode)
+			b.Errorf("wait for the removal says %d", r.StatusCode)
 		}
 		_, err = b.Inspect(b.Context(), id, false)
 		b.fails(err, errdefs.IsNotFound)
@@ -200,10 +200,10 @@ func TestStopTimeout(t *testing.T) {
 		began := time.Now()
 		b.ok(b.Stop(b.Context(), id, api.StopRequest{Signal: "HUP", Timeout: seconds(7)}))
 		if took := time.Since(began); took != 7*time.Second {
-			t.Errorf("the stop took %s", took)
+			b.Errorf("the stop took %s", took)
 		}
 		if in := b.is(id, container.StateExited); in.State.ExitCode != 137 {
-			t.Errorf("exit code %d", in.State.ExitCode)
+			b.Errorf("exit code %d", in.State.ExitCode)
 		}
 	})
 }
@@ -287,7 +287,7 @@ func TestRemoveDuringStop(t *testing.T) {
 		b.ok(b.Remove(b.Context(), id, api.RemoveRequest{Force: true}))
 		b.ok(<-done)
 		if took := time.Since(began); took > time.Second {
-			t.Errorf("it took %s", took)
+			b.Errorf("it took %s", took)
 		}
 		b.nothingHeld()
 	})
@@ -331,26 +331,26 @@ func TestWait(t *testing.T) {
 		_, err := b.Wait(b.Context(), id, "sometime")
 		b.fails(err, errdefs.IsInvalidArgument)
 		if r := <-wait(""); r.StatusCode != 0 {
-			t.Errorf("wait on a created container says %d", r.StatusCode)
+			b.Errorf("wait on a created container says %d", r.StatusCode)
 		}
 		next, removed := wait(container.WaitConditionNextExit), wait(container.WaitConditionRemoved)
 		b.start(id)
 		stopped := wait(container.WaitConditionNotRunning)
 		if r := <-next; r.StatusCode != 5 {
-			t.Errorf("next exit says %d", r.StatusCode)
+			b.Errorf("next exit says %d", r.StatusCode)
 		}
 		synctest.Wait()
 		select {
 		case r := <-stopped:
-			t.Errorf("a container that is restarted counts as stopped: %v", r)
+			b.Errorf("a container that is restarted counts as stopped: %v", r)
 		default:
 		}
 		if r := <-stopped; r.StatusCode != 5 {
-			t.Errorf("not-running says %d", r.StatusCode)
+			b.Errorf("not-running says %d", r.StatusCode)
 		}
 		b.ok(b.Remove(b.Context(), id, api.RemoveRequest{}))
 		if r := <-removed; r.StatusCode != 5 {
-			t.Errorf("removed says %d", r.StatusCode)
+			b.Errorf("removed says %d", r.StatusCode)
 		}
 	})
 }
@@ -368,7 +368,7 @@ func TestHungProbe(t *testing.T) {
 		began := time.Now()
 		b.ok(b.Stop(b.Context(), resp.ID, api.StopRequest{}))
 		if took := time.Since(began); took > time.Second {
-			t.Errorf("the stop took %s", took)
+			b.Errorf("the stop took %s", took)
 		}
 		b.is(resp.ID, container.StateExited)
 	})
@@ -383,11 +383,11 @@ func TestHealth(t *testing.T) {
 		b.start(resp.ID)
 		b.after(1500 * time.Millisecond)
 		if h := b.state(resp.ID).State.Health; h == nil || h.Status != container.Starting || h.FailingStreak != 1 {
-			t.Errorf("after one probe: %+v", h)
+			b.Errorf("after one probe: %+v", h)
 		}
 		b.after(2 * time.Second)
 		if h := b.state(resp.ID).State.Health; h.Status != container.Unhealthy {
-			t.Errorf("after two probes: %+v", h)
+			b.Errorf("after two probes: %+v", h)
 		}
 	})
 }
@@ -399,7 +399,7 @@ func TestExec(t *testing.T) {
 		exec, err := b.ExecCreate(b.Context(), id, container.ExecCreateRequest{Cmd: append(prog, "exit", "4"), AttachStdout: true})
 		b.ok(err)
 		if got := b.state(id).ExecIDs; !slices.Contains(got, exec) {
-			t.Errorf("inspect lists execs %v", got)
+			b.Errorf("inspect lists execs %v", got)
 		}
 		_, _, err = b.ExecStart(b.Context(), exec, container.ExecStartRequest{Detach: true})
 		b.ok(err)
@@ -407,7 +407,7 @@ func TestExec(t *testing.T) {
 		in, err := b.ExecInspect(b.Context(), exec)
 		b.ok(err)
 		if in.Running || in.ExitCode == nil || *in.ExitCode != 4 {
-			t.Errorf("the ended exec: %+v", in)
+			b.Errorf("the ended exec: %+v", in)
 		}
 		_, _, err = b.ExecStart(b.Context(), exec, container.ExecStartRequest{Detach: true})
 		b.fails(err, errdefs.IsConflict)
@@ -422,11 +422,11 @@ func TestExec(t *testing.T) {
 		synctest.Wait()
 		for _, e := range []string{unused, running} {
 			if in, err := b.ExecInspect(b.Context(), e); err != nil || in.Running || in.ExitCode == nil {
-				t.Errorf("exec of an ended container: %+v, %v", in, err)
+				b.Errorf("exec of an ended container: %+v, %v", in, err)
 			}
 		}
 		if got := b.state(id).ExecIDs; len(got) > 0 {
-			t.Errorf("an ended container lists execs %v", got)
+			b.Errorf("an ended container lists execs %v", got)
 		}
 		_, err = b.ExecCreate(b.Context(), id, container.ExecCreateRequest{Cmd: prog})
 		b.fails(err, errdefs.IsConflict)

@@ -52,12 +52,12 @@ func TestRestoreRunning(t *testing.T) {
 		b.is(id, container.StateRunning)
 		b.is(paused, container.StatePaused)
 		if got := b.host.held(); len(got) != len(held) {
-			t.Errorf("held before: %v, after: %v", held, got)
+			b.Errorf("held before: %v, after: %v", held, got)
 		}
 		b.ok(b.Kill(b.Context(), id, "USR1"))
 		synctest.Wait()
 		if in := b.is(id, container.StateExited); in.State.ExitCode != 7 {
-			t.Errorf("exit code %d", in.State.ExitCode)
+			b.Errorf("exit code %d", in.State.ExitCode)
 		}
 		b.ok(b.Stop(b.Context(), paused, api.StopRequest{}))
 		b.nothingHeld()
@@ -75,7 +75,7 @@ func TestRestoreEnded(t *testing.T) {
 		b.after(time.Hour)
 		b.begin()
 		if in := b.is(id, container.StateExited); in.State.ExitCode != 9 || in.State.FinishedAt != at.UTC().Format(time.RFC3339Nano) {
-			t.Errorf("recorded end: %+v", in.State)
+			b.Errorf("recorded end: %+v", in.State)
 		}
 		b.is(again, container.StateRunning)
 		_, err := b.Inspect(b.Context(), gone, false)
@@ -92,7 +92,7 @@ func TestRestoreAfterReboot(t *testing.T) {
 		b.ok(b.Stop(b.Context(), stopped, api.StopRequest{}))
 		b.reboot()
 		if in := b.is(id, container.StateExited); in.State.ExitCode != 255 {
-			t.Errorf("exit code %d", in.State.ExitCode)
+			b.Errorf("exit code %d", in.State.ExitCode)
 		}
 		b.is(always, container.StateRunning)
 		b.is(stopped, container.StateExited)
@@ -124,7 +124,7 @@ func TestRestoreForeign(t *testing.T) {
 		b.begin()
 		b.is(id, container.StateRunning)
 		if b.problem(id) == "" {
-			t.Error("nobody was told")
+			b.Error("nobody was told")
 		}
 		b.fails(b.Stop(b.Context(), id, api.StopRequest{}), errdefs.IsConflict)
 		b.fails(b.Kill(b.Context(), id, "KILL"), errdefs.IsConflict)
@@ -176,10 +176,10 @@ func TestRestoreSilentShim(t *testing.T) {
 		b.begin()
 		b.is(id, container.StateRunning)
 		if b.problem(id) == "" {
-			t.Error("nobody was told")
+			b.Error("nobody was told")
 		}
 		if len(b.host.active) != 1 || len(b.host.held()) == 0 {
-			t.Errorf("its network was not kept: %v, %v", b.host.active, b.host.held())
+			b.Errorf("its network was not kept: %v, %v", b.host.active, b.host.held())
 		}
 		b.fails(b.Stop(b.Context(), id, api.StopRequest{}), errdefs.IsConflict)
 		b.again() // it answers
@@ -199,7 +199,7 @@ func TestRestoreHalfStarted(t *testing.T) {
 		list, err := b.rt.List(b.Context())
 		b.ok(err)
 		if len(list) > 0 {
-			t.Errorf("tasks are left: %v", list)
+			b.Errorf("tasks are left: %v", list)
 		}
 		b.nothingHeld()
 		b.start(id)
@@ -216,7 +216,7 @@ func TestOrphanTask(t *testing.T) {
 		list, err := b.rt.List(b.Context())
 		b.ok(err)
 		if len(list) > 0 {
-			t.Errorf("tasks are left: %v", list)
+			b.Errorf("tasks are left: %v", list)
 		}
 	})
 }
@@ -231,7 +231,7 @@ func TestShimDiesUnderUs(t *testing.T) {
 		b.after(time.Second)
 		b.is(id, container.StateRunning)
 		if b.problem(id) == "" {
-			t.Error("nobody was told")
+			b.Error("nobody was told")
 		}
 		b.rt.KillInit(id)
 		b.after(time.Hour)
@@ -248,7 +248,7 @@ func TestIndex(t *testing.T) {
 		b.edit(id, `"Name":"/one"`, `"Name":"/renamed"`)
 		b.begin()
 		if _, err := b.Inspect(b.Context(), "renamed", false); err != nil {
-			t.Errorf("a change behind our back was not noticed: %v", err)
+			b.Errorf("a change behind our back was not noticed: %v", err)
 		}
 		b.end()
 		index := filepath.Join(b.root, ".stated", "index")
@@ -256,7 +256,7 @@ func TestIndex(t *testing.T) {
 			b.ok(os.WriteFile(index, []byte(damage), 0o600))
 			b.begin()
 			if in := b.is("renamed", container.StateCreated); in.Name != "/renamed" {
-				t.Errorf("with the index %q the container is %+v", damage, in)
+				b.Errorf("with the index %q the container is %+v", damage, in)
 			}
 			b.end()
 		}
@@ -290,17 +290,17 @@ func TestDamagedRecords(t *testing.T) {
 		report, err := b.Prune(b.Context(), nil)
 		b.ok(err)
 		if len(report.ContainersDeleted) != 1 || report.ContainersDeleted[0] != fine {
-			t.Errorf("prune deleted %v", report.ContainersDeleted)
+			b.Errorf("prune deleted %v", report.ContainersDeleted)
 		}
 		if got, err := os.ReadFile(path(damaged)); err != nil || string(got) != "not JSON" {
-			t.Errorf("the damaged record was touched: %q, %v", got, err)
+			b.Errorf("the damaged record was touched: %q, %v", got, err)
 		}
 		if _, err := os.Stat(half); !os.IsNotExist(err) {
-			t.Errorf("the half-made container is still there: %v", err)
+			b.Errorf("the half-made container is still there: %v", err)
 		}
 		b.ok(b.Remove(b.Context(), damaged, api.RemoveRequest{Force: true}))
 		if _, err := os.Stat(filepath.Dir(path(damaged))); !os.IsNotExist(err) {
-			t.Errorf("the removed container is still there: %v", err)
+			b.Errorf("the removed container is still there: %v", err)
 		}
 	})
 }
@@ -316,7 +316,7 @@ func TestNameConflictAtLoad(t *testing.T) {
 			fine, set = two, one
 		}
 		if b.problem(fine) != "" || b.problem(set) == "" {
-			t.Errorf("problems: %v", b.Problems())
+			b.Errorf("problems: %v", b.Problems())
 		}
 		b.start(fine)
 		b.ok(b.Remove(b.Context(), set, api.RemoveRequest{Force: true}))
