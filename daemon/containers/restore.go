@@ -66,7 +66,26 @@ func (s *Service) Restore(ctx context.Context) error {
 	if err := s.dropOrphans(ctx); err != nil {
 		s.log.Error("cannot clean up the runtime directory", "err", err)
 	}
-	return each(found, func(f *restored) { s.resume(ctx, f) })
+	// Who shares another container's namespaces starts after it.
+	for _, wanted := range []bool{false, true} {
+		if err := each(found, func(f *restored) {
+			if f.hasPeer() == wanted {
+				s.resume(ctx, f)
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hasPeer reports whether the container, if it may be started, shares a namespace with another one.
+func (f *restored) hasPeer() bool {
+	if f.fate == idle && !f.c.brief.Load().Active {
+		return false // its record need not be read for this
+	}
+	hc := f.c.rec().HostConfig
+	return hc.NetworkMode.IsContainer() || hc.PidMode.IsContainer() || hc.IpcMode.IsContainer()
 }
 
 // each runs f for every item, a bounded number at a time.

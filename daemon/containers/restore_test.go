@@ -102,6 +102,23 @@ func TestRestoreAfterReboot(t *testing.T) {
 	})
 }
 
+// TestRebootStartsPeersFirst: a container that shares another one's network is started after that.
+func TestRebootStartsPeersFirst(t *testing.T) {
+	bubble(t, func(b *bench) {
+		var sharers []string
+		for _, name := range []string{"one", "two", "three", "four"} {
+			b.run(name, policy("always", 0), "wait")
+			hc := policy("always", 0)
+			hc.NetworkMode = container.NetworkMode("container:" + name)
+			sharers = append(sharers, b.run("with-"+name, hc, "wait"))
+		}
+		b.reboot()
+		for _, id := range sharers {
+			b.is(id, container.StateRunning)
+		}
+	})
+}
+
 // TestRestoreForeign: a container that lives in a cgroup of its name is somebody else's, and no verb touches it.
 func TestRestoreForeign(t *testing.T) {
 	root := t.TempDir()
