@@ -53,7 +53,7 @@ func TestVM(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("the tests must run as root: they mount disks and start containers")
 	}
-	boots, cuts := 1, 3
+	boots, cuts := 1, 2
 	if os.Getenv("STATED_SOAK") == "long" {
 		boots, cuts = 5, 10
 	}
