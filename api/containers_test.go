@@ -218,7 +218,7 @@ func TestLifeCycleRoutes(t *testing.T) {
 		{"POST", "/containers/prune", "", 200, `{"ContainersDeleted":null,"SpaceReclaimed":5}`, ""},
 		{"POST", `/containers/prune?filters={"foo":["x"]}`, "", 400, `{"message":"invalid filter 'foo'"}`, ""},
 		{"POST", "/containers/web/update", `{"Memory":5,"PidsLimit":-1}`, 200, `{"Warnings":null}`, "5 0"},
-		{"GET", "/containers/web/changes", "", 200, `[]`, ""},
+		{"GET", "/containers/web/changes", "", 200, `null`, ""},
 		{"POST", "/containers/web/exec", `{"Cmd":["a"]}`, 201, `{"Id":"abc"}`, "[a]"},
 		{"POST", "/containers/web/exec", `{}`, 400, `{"message":"No exec command specified"}`, ""},
 		{"GET", "/exec/e/json", "", 404, `{"message":"No such exec instance: e"}`, ""},
