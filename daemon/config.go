@@ -52,7 +52,6 @@ type Config struct {
 	ExecOpts        []string          `json:"exec-opts,omitempty"`
 	Init            bool              `json:"init,omitempty"`
 	InitPath        string            `json:"init-path,omitempty"`
-	ShutdownTimeout int               `json:"shutdown-timeout,omitempty"` // seconds
 	ShmSize         int64             `json:"default-shm-size,omitempty"` // bytes
 	NoNewPrivileges bool              `json:"no-new-privileges,omitempty"`
 	SeccompProfile  string            `json:"seccomp-profile,omitempty"`
@@ -63,7 +62,6 @@ type Config struct {
 	InsecureTCP     bool              `json:"insecure-tcp,omitempty"`
 	RegistryMirrors []string          `json:"registry-mirrors,omitempty"`
 	Insecure        []string          `json:"insecure-registries,omitempty"`
-	MetricsAddr     string            `json:"metrics-addr,omitempty"`
 	Debug           bool              `json:"debug,omitempty"`
 	Experimental    bool              `json:"experimental,omitempty"`
 
@@ -114,9 +112,6 @@ func (c *Config) fillAndCheck() error {
 	set(&c.LogDriver, logs.JSONFile)
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{DefaultSocket}
-	}
-	if c.ShutdownTimeout == 0 {
-		c.ShutdownTimeout = 15
 	}
 	for _, p := range []*string{&c.Root, &c.ExecRoot} {
 		abs, err := filepath.Abs(*p)

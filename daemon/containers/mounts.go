@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"golang.org/x/sys/unix"
 
+	"stated.dev/stated/daemon/containers/settings"
 	"stated.dev/stated/daemon/runtime/ocispec"
 	"stated.dev/stated/internal/ids"
 	"stated.dev/stated/volumes/mountpoint"
@@ -214,7 +215,7 @@ func (s *Service) mountShm(r *Record) (string, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return "", fmt.Errorf("make /dev/shm: %w", err)
 	}
-	size := cmp.Or(r.HostConfig.ShmSize, s.cfg.DefaultShmSize)
+	size := cmp.Or(r.HostConfig.ShmSize, settings.DefaultShmSize)
 	options := "mode=1777,size=" + strconv.FormatInt(size, 10)
 	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return "", fmt.Errorf("mount /dev/shm: %w", err)

@@ -35,13 +35,11 @@ type Config struct {
 	LogDriver string // default log driver
 	LogOpts   map[string]string
 	// Host is what the daemon and the machine contribute to every container's runtime spec.
-	Host           ocispec.Host
-	CgroupDriver   string // "cgroupfs" or "systemd"
-	DefaultShmSize int64  // bytes
+	Host         ocispec.Host
+	CgroupDriver string // "cgroupfs" or "systemd"
 	// Settings is what requests are checked against.
 	Settings    settings.Host
 	StopTimeout time.Duration // between stop signal and kill, where the container says nothing
-	Remapped    bool          // --userns-remap is on
 	LiveRestore bool
 	Notifier    *logs.Notifier // shared by all who follow logs; may be nil
 }
