@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"stated.dev/stated/daemon/images"
+	"stated.dev/stated/internal/atomicfile"
 )
 
 // fakeLayers keeps layers as files in a directory, so that they outlive a process, and counts references in memory.
@@ -105,11 +106,11 @@ func (f *fakeLayers) Commit(ctx context.Context, parent digest.Digest, staged ..
 			info.ChainID = digest.FromString(parent.String() + " " + info.DiffID.String())
 		}
 		meta, _ := json.Marshal(fakeLayer{info})
-		if err := os.WriteFile(f.path(info.ChainID, ".tar"), st.data, 0o644); err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(f.path(info.ChainID, ".json"), meta, 0o644); err != nil {
-			return nil, err
+		// By rename: somebody may be reading the same layer.
+		for ext, data := range map[string][]byte{".tar": st.data, ".json": meta} {
+			if err := atomicfile.WriteNoSync(f.path(info.ChainID, ext), data, 0o644); err != nil {
+				return nil, err
+			}
 		}
 		_ = st.Discard(ctx)
 		infos, parent = append(infos, info), info.ChainID
