@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -133,6 +134,64 @@ func (s *stdio) read(f *os.File, stream byte) {
 	if s.sink != nil {
 		s.sink.endStream(stream)
 	}
+}
+
+// readerLimit bounds the wait for the task service to open its end of stdin, which takes some microseconds.
+const readerLimit = 2 * time.Second
+
+// awaitReader returns when the task service reads stdin. It opens the FIFO in a goroutine of its own, perhaps after it
+// has said that the process runs; until then our ends must stay, and nobody may close the service's writing end: a
+// reader that opens a FIFO without writers waits for good.
+func (s *stdio) awaitReader() {
+	s.mu.Lock()
+	var own *os.File
+	if s.in != "" && len(s.held) > 0 {
+		own = s.held[len(s.held)-1] // stdin's reading end is the last that was opened
+	}
+	s.mu.Unlock()
+	if own == nil {
+		return
+	}
+	limit := time.Now().Add(readerLimit)
+	for !otherReader(own) {
+		if time.Now().After(limit) {
+			slog.Warn("the task service does not open stdin", "after", readerLimit)
+			return
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+// otherReader reports whether this process has the FIFO open for reading a second time.
+func otherReader(own *os.File) bool {
+	conn, err := own.SyscallConn() // Fd would make its reads block a thread
+	if err != nil {
+		return true // it is closed: nobody waits for it
+	}
+	var mine int
+	var fifo unix.Stat_t
+	if cerr := conn.Control(func(fd uintptr) { mine, err = int(fd), unix.Fstat(int(fd), &fifo) }); cerr != nil || err != nil {
+		return true
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return true
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd == mine {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Ino != fifo.Ino || st.Dev != fifo.Dev {
+			continue
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		if err == nil && flags&unix.O_PATH == 0 && flags&unix.O_ACCMODE == unix.O_RDONLY {
+			return true
+		}
+	}
+	return false
 }
 
 // release closes the ends that were held for the task service, once it has its own. From then on the output ends

@@ -129,6 +129,7 @@ func (t *taskService) Start(ctx context.Context, r *taskapi.StartRequest) (*task
 			s.oom.watch(int(resp.Pid))
 			s.openPidfd(int(resp.Pid))
 		}
+		p.stdio.awaitReader()
 		p.started(int(resp.Pid), before)
 		p.stdio.release()
 		if p.stdio.stdinEnded() {
