@@ -145,7 +145,7 @@ docker volume create /a
 docker volume create x
 docker volume ls --format '{{.Driver}} {{.Labels}} {{.Scope}}' | sort
 docker volume ls --filter label=x=y --format '{{.Name}}'
-docker volume ls --filter name=aa -q
+docker volume ls --filter name=aa -q | grep -v '^ID$' | grep -vE '^[0-9a-f]{64}$'
 docker volume ls --filter nope=1
 docker volume inspect nope
 docker volume inspect -f '{{json .Options}} {{json .Labels}} {{.Driver}} {{.Scope}}' bb aa
@@ -221,7 +221,7 @@ docker exec c2 cat /sys/class/net/eth0/address
 docker run --rm --network a busybox sh -c 'nslookup nope | tail -2; grep ^[a-z] /etc/resolv.conf'
 docker inspect -f '{{json .NetworkSettings.Networks}}' c1
 docker inspect -f '{{json .NetworkSettings.Ports}}' c1
-docker network rm a 2>&1 | tr '(,)' '\\n' | sort
+docker network rm a 2>&1 | tr '(,)' '\n' | sort
 docker network inspect -f '{{range .Containers}}{{.Name}} {{.IPv4Address}}{{println}}{{end}}' a | sort
 docker network connect b c1
 docker network connect b c1
@@ -238,7 +238,7 @@ docker network disconnect a c2
 docker network disconnect a nope
 docker network disconnect nope c2
 docker exec c2 ip -o -4 addr | wc -l
-docker network rm b 2>&1 | tr '(,)' '\\n' | sort
+docker network rm b 2>&1 | tr '(,)' '\n' | sort
 docker stop -t 0 c2
 docker network connect a c2
 docker network connect a c2

@@ -42,7 +42,7 @@ func TestRun(t *testing.T) {
 		"user by number":     {args: "-u 1234:99 --group-add 7 busybox sh -c -- id -u; id -g; id -G", out: "1234\n99\n99 7\n"},
 		"no such user":       {args: "-u nobody-here busybox id", code: 125, err: "unable to find user nobody-here: no matching entries in passwd file"},
 		"hostname":           {args: "--hostname h2 --domainname d busybox sh -c -- hostname; cat /etc/hostname; grep h2 /etc/hosts | cut -f2", out: "h2\nh2\nh2.d h2\n"},
-		"add host":           {args: "--add-host a:1.2.3.4 --add-host b:host-gateway busybox sh -c -- grep [ab]$ /etc/hosts", out: "1.2.3.4\ta\n" + h.gateway() + "\tb\n"},
+		"add host":           {args: "--add-host a:1.2.3.4 --add-host b:host-gateway busybox sh -c -- grep '[[:space:]][ab]$' /etc/hosts", out: "1.2.3.4\ta\n" + h.gateway() + "\tb\n"},
 		"dns":                {args: "--dns 9.9.9.9 --dns-search s.example --dns-option ndots:3 busybox sh -c -- grep -v ^# /etc/resolv.conf", out: "\nnameserver 9.9.9.9\nsearch s.example\noptions ndots:3\n"},
 		"init":               {args: "--init busybox sh -c -- echo $PPID; cut -d: -f1 /proc/1/cmdline | grep -c docker-init", out: "1\n1\n"},
 		"privileged":         {args: "--privileged busybox sh -c -- grep CapEff /proc/self/status; ls /dev/loop-control; mount -t tmpfs x /tmp && echo ok", out: "CapEff:\t" + fmt.Sprintf("%016x", caps) + "\n/dev/loop-control\nok\n"},

@@ -9,12 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sync/errgroup"
 
 	"stated.dev/stated/api/types"
@@ -59,6 +61,11 @@ func (s *Service) Restore(ctx context.Context) error {
 	}
 	if err := s.restoreNetworks(ctx, found); err != nil {
 		return err
+	}
+	if s.mountsLeft() {
+		if err := each(found, func(f *restored) { s.unmountIdle(ctx, f) }); err != nil {
+			return err
+		}
 	}
 	if err := each(found, func(f *restored) { s.settle(ctx, f) }); err != nil {
 		return err
@@ -333,6 +340,27 @@ func (s *Service) restoreNetworks(ctx context.Context, found []*restored) error 
 		}
 		return nil
 	})
+}
+
+// mountsLeft reports whether anything at all is mounted below the data root, as it is beside running containers and
+// after a daemon that was killed, but not after a reboot or a clean stop.
+func (s *Service) mountsLeft() bool {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.cfg.Root))
+	if err != nil {
+		return true // then every container is looked at
+	}
+	return slices.ContainsFunc(mounts, func(m *mountinfo.Info) bool { return m.Mountpoint != s.cfg.Root })
+}
+
+// unmountIdle takes down what a start had mounted when the last daemon was killed in it, before it had begun to start
+// a shim.
+func (s *Service) unmountIdle(ctx context.Context, f *restored) {
+	if f.fate != idle {
+		return
+	}
+	if _, mounted := s.layers.MountedRW(f.c.id); mounted {
+		s.cleanUp(ctx, f.c, nil, "", nil)
+	}
 }
 
 // settle brings record and host into agreement, and rebuilds the references to volumes.
