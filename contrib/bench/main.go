@@ -26,6 +26,7 @@ type bench struct {
 	runc   string
 	image  string // tar of the busybox root
 	dir    string
+	tree   string // root of dockerd's chroot
 	rounds int
 	rows   []row
 }
@@ -57,6 +58,7 @@ func main() {
 }
 
 func (b *bench) run(stated, tree, only string) (err error) {
+	b.tree = tree
 	if b.dir, err = os.MkdirTemp("", "stated-bench-"); err != nil {
 		return err
 	}
@@ -134,7 +136,7 @@ func (b *bench) cleanUp() error {
 		errs = append(errs, p.down(syscall.SIGTERM))
 	}
 	// dockerd leaves a mount behind; this mount namespace ends with us.
-	_ = unix.Unmount(filepath.Join(b.dir, "dockerd", "run", "docker", "netns", "default"), unix.MNT_DETACH)
+	_ = unix.Unmount(filepath.Join(b.tree, "run", "docker", "netns", "default"), unix.MNT_DETACH)
 	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
 }
 

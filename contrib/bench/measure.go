@@ -376,7 +376,7 @@ func (b *bench) containers() error {
 			return err
 		}
 	}
-	return b.compare(row{name: "exec true", unit: "ms"}, b.rounds, func(p *peer, _ int) (float64, error) {
+	err = b.compare(row{name: "exec true", unit: "ms"}, b.rounds, func(p *peer, _ int) (float64, error) {
 		id := ids[0]
 		if p == b.peers[1] {
 			id = ids[1]
@@ -389,6 +389,10 @@ func (b *bench) containers() error {
 			return p.api.call("POST", "/exec/"+made.ID+"/start", object{}, nil)
 		})
 	})
+	for i, p := range b.peers {
+		err = errors.Join(err, p.api.remove(ids[i]))
+	}
+	return err
 }
 
 // runcBundle makes a bundle that runs true with runc's default spec.
