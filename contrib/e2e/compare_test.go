@@ -221,7 +221,7 @@ docker exec c2 cat /sys/class/net/eth0/address
 docker run --rm --network a busybox sh -c 'nslookup nope | tail -2; grep ^[a-z] /etc/resolv.conf'
 docker inspect -f '{{json .NetworkSettings.Networks}}' c1
 docker inspect -f '{{json .NetworkSettings.Ports}}' c1
-docker network rm a 2>&1 | tr '(,)' '\n' | sort
+docker network rm a 2>&1 | tr '(,)' '\n' | sed 's,^ *,,' | sort
 docker network inspect -f '{{range .Containers}}{{.Name}} {{.IPv4Address}}{{println}}{{end}}' a | sort
 docker network connect b c1
 docker network connect b c1
@@ -238,7 +238,7 @@ docker network disconnect a c2
 docker network disconnect a nope
 docker network disconnect nope c2
 docker exec c2 ip -o -4 addr | wc -l
-docker network rm b 2>&1 | tr '(,)' '\n' | sort
+docker network rm b 2>&1 | tr '(,)' '\n' | sed 's,^ *,,' | sort
 docker stop -t 0 c2
 docker network connect a c2
 docker network connect a c2
@@ -320,15 +320,15 @@ api GET '/containers/l0/logs?stdout=1&tail=1' -o /dev/null
 api GET '/containers/nope/logs?stdout=1'
 docker run -d --name h1 --health-cmd 'echo probed' --health-interval 100ms --health-start-period 1ms busybox sleep 100
 docker run -d --name h4 --health-cmd 'echo bad; exit 3' --health-interval 100ms --health-retries 2 busybox sleep 100
-for i in $(seq 100); do docker inspect -f '{{.State.Health.Status}}' h1 | grep -qx healthy && break; done; docker inspect -f '{{.State.Health.Status}} {{.State.Health.FailingStreak}} {{(index .State.Health.Log 0).ExitCode}} {{(index .State.Health.Log 0).Output}}' h1
+for i in $(seq 1000); do docker inspect -f '{{.State.Health.Status}}' h1 | grep -qx healthy && break; done; docker inspect -f '{{.State.Health.Status}} {{.State.Health.FailingStreak}} {{(index .State.Health.Log 0).ExitCode}} {{(index .State.Health.Log 0).Output}}' h1
 docker ps --filter health=healthy --format '{{.Names}} {{.Status}}'
-for i in $(seq 100); do docker inspect -f '{{.State.Health.Status}}' h4 | grep -qx unhealthy && break; done; docker ps --filter name=h4 --format '{{.Status}}'
+for i in $(seq 1000); do docker inspect -f '{{.State.Health.Status}}' h4 | grep -qx unhealthy && break; done; docker ps --filter name=h4 --format '{{.Status}}'
 docker inspect -f '{{(index .State.Health.Log 0).ExitCode}} {{(index .State.Health.Log 0).Output}}' h4
 docker events --since 1m --until $(date +%s.%N) --filter container=h1 --filter container=h4 --filter event=health_status --format '{{.Action}}'
 docker events --since 1m --until $(date +%s.%N) --filter container=h1 --format '{{.Action}}' | sort -u
 docker ps --filter health=nope
 docker run -d --name h2 --health-cmd 'sleep 10' --health-interval 100ms --health-timeout 200ms --health-retries 1 busybox sleep 100
-for i in $(seq 100); do docker inspect -f '{{.State.Health.Status}}' h2 | grep -qx unhealthy && break; done; docker inspect -f '{{.State.Health.Status}} {{(index .State.Health.Log 0).ExitCode}} {{(index .State.Health.Log 0).Output}}' h2
+for i in $(seq 1000); do docker inspect -f '{{.State.Health.Status}}' h2 | grep -qx unhealthy && break; done; docker inspect -f '{{.State.Health.Status}} {{(index .State.Health.Log 0).ExitCode}} {{(index .State.Health.Log 0).Output}}' h2
 docker run -d --name h3 --no-healthcheck busybox sleep 100; docker inspect -f '{{json .State.Health}} {{json .Config.Healthcheck}}' h3
 docker stop -t 0 h1; docker inspect -f '{{.State.Health.Status}}' h1; docker ps -a --filter name=h1 --format '{{.Status}}'
 `,
