@@ -28,10 +28,12 @@ build:
 
 test: build lint
 	@contrib/deps.sh test
+	@contrib/env/fill.sh
 	@contrib/test.sh
 
 soak: build
 	@contrib/deps.sh test
+	@contrib/env/fill.sh
 	STATED_SOAK=long PATH="$(BIN):$$PATH" $(GO) test -count=1 -v -timeout 6h ./contrib/soak ./contrib/systemdtest ./contrib/vmtest
 
 install: build

@@ -28,5 +28,5 @@ fi
 [ ${#need[@]} = 0 ] && exit 0
 sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
 echo "installing ${need[*]}"
-$sudo apt-get update -qq
-DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+$sudo apt-get -o Acquire::Retries=3 update -qq
+DEBIAN_FRONTEND=noninteractive $sudo apt-get -o Acquire::Retries=3 install -y -qq --no-install-recommends "${need[@]}" >/dev/null

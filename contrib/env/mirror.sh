@@ -4,7 +4,7 @@ find_mirror() {
 }
 mirror=$(find_mirror)
 if [ -z "$mirror" ]; then
-  apt-get update -qq
+  apt-get -o Acquire::Retries=3 update -qq
   mirror=$(find_mirror)
 fi
 [ -n "$mirror" ] || { echo "$(basename "$0"): apt knows no Debian mirror" >&2; exit 1; }

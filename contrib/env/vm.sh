@@ -25,21 +25,13 @@ while [ "${1:-}" != -- ]; do
 done
 shift
 here=$(cd "$(dirname "$0")" && pwd)
-. "$here/cache.sh"
 for p in qemu-system-x86_64 cpio modprobe dmsetup mkfs.ext4 mkfs.xfs; do
   command -v $p >/dev/null || { "$here/../deps.sh" test; break; }
 done
 
-fetch_kernel() {
-  package() { apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image/{print $2; exit}'; }
-  local image version
-  image=$(package); [ -n "$image" ] || { apt-get update -qq; image=$(package); }
-  (cd "$1" && apt-get -o APT::Sandbox::User=root download -qq "$image" && dpkg -x "$image"_*.deb . && rm -f ./*.deb)
-  version=$(ls "$1/lib/modules"); depmod -b "$1" "$version"
-}
-once kernel fetch_kernel
 busybox=$("$here/busybox.sh")
-kernel=$cache/kernel version=$(ls "$cache/kernel/lib/modules")
+kernel=$("$here/kernel.sh")
+version=$(ls "$kernel/lib/modules")
 
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 root=$work/root; mkdir -p "$root"/{bin,sbin,proc,sys,dev,tmp,scratch,run,etc,mod,root,newroot}

@@ -492,9 +492,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if idle := runtime.NumGoroutine() - before; idle > 2 {
-		t.Errorf("%d goroutines when idle", idle)
-	}
+	waitGoroutines(t, before+2) // one for each socket
 	udp, err := dialIn(ns, "udp", "127.0.0.11:53")
 	if err != nil {
 		t.Fatal(err)
@@ -516,14 +514,19 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("closing took %v", took)
 	}
-	// A goroutine that has reported its end may take a moment to be gone.
-	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines left", runtime.NumGoroutine()-before)
-		}
-	}
+	waitGoroutines(t, before)
 	if _, err := tcp.Read(make([]byte, 1)); err == nil {
 		t.Error("TCP connection lives on")
+	}
+}
+
+// waitGoroutines waits until there are at most n: one that has reported its end may take a moment to be gone.
+func waitGoroutines(t *testing.T, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > n; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines, want at most %d", runtime.NumGoroutine(), n)
+		}
 	}
 }
 
