@@ -16,6 +16,7 @@ if [ "${1:-run}" = test ]; then
   want mkfs.ext4 e2fsprogs
   want curl curl
   want strace strace
+  want iptables-restore iptables # criu holds connections still with it
   want setfattr attr
   want cpio cpio
   want modprobe kmod
