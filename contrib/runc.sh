@@ -8,4 +8,5 @@ pinned=$(go list -m -f '{{.Version}}' github.com/opencontainers/runc)
 if [ -x "$dir/runc" ] && [ "v$("$dir/runc" --version | awk 'NR==1{print $3}')" = "$pinned" ]; then exit 0; fi
 if command -v runc >/dev/null && new_enough runc; then exit 0; fi
 echo "building runc $pinned"
-go build -trimpath -tags seccomp -ldflags '-s -w' -o "$dir/runc" github.com/opencontainers/runc
+# Static: runc is started three times for every container, and a dynamic one is relocated each time.
+go build -trimpath -tags "seccomp netgo osusergo" -ldflags "-s -w -linkmode external -extldflags -static" -o "$dir/runc" github.com/opencontainers/runc

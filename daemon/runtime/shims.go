@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -54,11 +53,13 @@ type Shims struct {
 	place    *placement
 	tasks    Tasks // or nil
 
-	mu      sync.Mutex // guards what is below
-	closed  bool
-	conns   map[*conn]struct{}
-	reapers map[*os.File]struct{} // pidfds of shims that this process started
-	wg      sync.WaitGroup        // of the reapers
+	mu        sync.Mutex // guards what is below
+	closed    bool
+	conns     map[*conn]struct{}
+	reapers   map[*os.File]struct{} // pidfds of shims that this process started
+	spare     *waiting              // for the next container, or nil
+	preparing bool                  // a spare is on its way
+	wg        sync.WaitGroup        // of the reapers, and of a spare on its way
 }
 
 var _ Runtime = (*Shims)(nil)
@@ -206,7 +207,7 @@ func (r *Shims) Spawn(ctx context.Context, req SpawnRequest) (_ Task, err error)
 	return t, nil
 }
 
-// startShim starts the process with everything it inherits.
+// startShim gives a shim everything that it needs for its container.
 func (r *Shims) startShim(dir string, lock *os.File, req SpawnRequest) (pid int, err error) {
 	driver := req.CgroupDriver
 	if driver == "" {
@@ -246,32 +247,12 @@ func (r *Shims) startShim(dir string, lock *os.File, req SpawnRequest) (pid int,
 		}
 		files = append(files, f)
 	}
-	errors, err := os.OpenFile(filepath.Join(dir, shimapi.LogFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(filepath.Join(dir, shimapi.LogFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return 0, err
 	}
-	defer errors.Close() // the shim has its own
-	pidfd := -1
-	cmd := &exec.Cmd{
-		Path:       r.shimPath,
-		Args:       []string{"stated-shim", "serve", req.ID},
-		Dir:        dir,
-		Env:        r.shimEnv(),
-		Stderr:     errors,
-		ExtraFiles: append(files[:2:2], lock),
-		SysProcAttr: &syscall.SysProcAttr{
-			Setsid: true,
-			PidFD:  &pidfd,
-		},
-	}
-	r.place.prepare(cmd.SysProcAttr)
-	if err := cmd.Start(); err != nil {
-		return 0, err
-	}
-	pid = cmd.Process.Pid
-	_ = cmd.Process.Release() // reap waits for it
-	r.reap(pidfd)
-	return pid, nil
+	defer log.Close() // the shim has its own
+	return r.assign(shimapi.Assignment{Dir: dir, Tasks: files[0], Attach: files[1], Lock: lock, Log: log})
 }
 
 // shimEnv is the environment of a shim, which runc inherits: little, so that the daemon's does not leak.
@@ -287,10 +268,13 @@ func (r *Shims) shimEnv() []string {
 	return env
 }
 
-// reap takes the exit of a shim that this process started, without a thread that waits for it.
-func (r *Shims) reap(pidfd int) {
+// reap takes the exit of a shim that this process started, without a thread that waits for it. The channel is closed
+// when there is nothing to wait for any more.
+func (r *Shims) reap(pidfd int) <-chan struct{} {
+	exited := make(chan struct{})
 	if pidfd < 0 {
-		return // an old kernel; the zombie goes with the daemon
+		close(exited)
+		return exited // an old kernel; the zombie goes with the daemon
 	}
 	_ = unix.SetNonblock(pidfd, true) // makes the poller take it
 	f := os.NewFile(uintptr(pidfd), "pidfd")
@@ -298,10 +282,12 @@ func (r *Shims) reap(pidfd int) {
 	defer r.mu.Unlock()
 	if r.closed {
 		_ = f.Close() // nobody waits any more
-		return
+		close(exited)
+		return exited
 	}
 	r.reapers[f] = struct{}{}
 	r.wg.Go(func() {
+		defer close(exited)
 		defer func() {
 			r.mu.Lock()
 			delete(r.reapers, f)
@@ -318,6 +304,7 @@ func (r *Shims) reap(pidfd int) {
 			return err != nil && !errors.Is(err, unix.EAGAIN) || err == nil && info.Signo != 0
 		})
 	})
+	return exited
 }
 
 // Reconnect takes up a container whose shim was started earlier.
@@ -340,10 +327,17 @@ func (r *Shims) Reconnect(ctx context.Context, id string) (Task, error) {
 	return nil, fmt.Errorf("reconnect to %s: %w", ids.Short(id), err)
 }
 
-// Close drops the connections to the shims and leaves the shims running.
+// Close drops the connections to the shims and leaves the shims running, but for the spare.
 func (r *Shims) Close() error {
 	r.mu.Lock()
 	r.closed = true
+	spare := r.spare
+	r.spare = nil
+	r.mu.Unlock()
+	if spare != nil {
+		spare.dismiss()
+	}
+	r.mu.Lock()
 	var conns []*conn
 	for c := range r.conns {
 		conns = append(conns, c)

@@ -174,11 +174,16 @@ func (t *task) complete(spec *specs.Spec) *specs.Spec {
 	return &s
 }
 
-func (t *task) Start(ctx context.Context) error {
+func (t *task) Start(ctx context.Context) (err error) {
 	if t.r.tasks != nil {
-		return t.startVia(ctx)
+		err = t.startVia(ctx)
+	} else {
+		err = t.gone("start", t.conn.call(ctx, taskService, "Start", "start", &taskapi.StartRequest{ID: t.id}, &taskapi.StartResponse{}))
 	}
-	return t.gone("start", t.conn.call(ctx, taskService, "Start", "start", &taskapi.StartRequest{ID: t.id}, &taskapi.StartResponse{}))
+	if err == nil {
+		t.r.prepareSpare() // now that this start has what it needs of the host
+	}
+	return err
 }
 
 // gone gives a failed operation its context. Without a shim there is no container to operate on.

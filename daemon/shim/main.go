@@ -3,13 +3,15 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
+	"unsafe"
 
 	"github.com/containerd/containerd/v2/pkg/sys/reaper"
 	"github.com/sirupsen/logrus"
@@ -26,23 +28,36 @@ const (
 	oomScore = "-999"
 )
 
-// Serve is the life of a shim that the daemon started: its working directory is the container's runtime directory,
-// and it has inherited the sockets and the lock. It returns the process's exit code.
+// Serve is the life of a shim that the daemon started. It waits until it is told its container, and goes when there is
+// none for it. It returns the process's exit code.
 func Serve(version string, parts Parts) int {
 	prepareProcess()
-	if err := serve(version, parts); err != nil {
+	a, err := shimapi.Await(shimapi.AwaitFD)
+	if errors.Is(err, io.EOF) {
+		return 0
+	}
+	if err == nil {
+		err = serve(version, parts, a)
+	}
+	if err != nil {
 		slog.Error("shim ends", "error", err)
 		return 1
 	}
 	return 0
 }
 
-func serve(version string, parts Parts) error {
-	dir, err := os.Getwd()
-	if err != nil {
+// serve makes the process the shim of one container, with the container's runtime directory to work in.
+func serve(version string, parts Parts, a shimapi.Assignment) error {
+	defer a.Lock.Close() // not before the end
+	if err := unix.Dup3(int(a.Log.Fd()), unix.Stderr, 0); err != nil {
+		return fmt.Errorf("open the log: %w", err)
+	}
+	_ = unix.Close(shimapi.AwaitFD) // nothing more comes from there
+	_ = a.Log.Close()               // it has another number now
+	if err := os.Chdir(a.Dir); err != nil {
 		return err
 	}
-	data, err := os.ReadFile(filepath.Join(dir, shimapi.ConfigFile))
+	data, err := os.ReadFile(shimapi.ConfigFile)
 	if err != nil {
 		return err
 	}
@@ -50,17 +65,17 @@ func serve(version string, parts Parts) error {
 	if err := json.Unmarshal(data, &cfg); err != nil {
 		return fmt.Errorf("read %s: %w", shimapi.ConfigFile, err)
 	}
-	unix.CloseOnExec(shimapi.LockFD) // runc must not hold our lock
-	tasks, err := inherited(shimapi.TaskFD)
+	showID(cfg.ID)
+	tasks, err := listener(a.Tasks)
 	if err != nil {
 		return err
 	}
-	attach, err := inherited(shimapi.AttachFD)
+	attach, err := listener(a.Attach)
 	if err != nil {
 		return err
 	}
 	return Run(context.Background(), Options{
-		Dir:        dir,
+		Dir:        a.Dir,
 		Version:    version,
 		Tasks:      tasks,
 		Attach:     attach,
@@ -70,13 +85,20 @@ func serve(version string, parts Parts) error {
 	})
 }
 
-// inherited takes over a listening socket.
-func inherited(fd int) (net.Listener, error) {
-	f := os.NewFile(uintptr(fd), "")
+// showID puts the container's id where ps shows it: the kernel reads a process's arguments where the process has them,
+// and the last of ours is there to be written over.
+func showID(id string) {
+	if place := os.Args[len(os.Args)-1]; len(os.Args) > 2 && len(id) <= len(place) {
+		copy(unsafe.Slice(unsafe.StringData(place), len(place)), id)
+	}
+}
+
+// listener takes over a listening socket.
+func listener(f *os.File) (net.Listener, error) {
 	defer f.Close() // the listener has its own copy
 	l, err := net.FileListener(f)
 	if err != nil {
-		return nil, fmt.Errorf("take over descriptor %d: %w", fd, err)
+		return nil, fmt.Errorf("take over a socket: %w", err)
 	}
 	return l, nil
 }

@@ -13,7 +13,7 @@ import (
 
 // Files in a container's runtime directory, <exec root>/containers/<id>.
 const (
-	ConfigFile   = "spawn.json"  // Config, written before the shim starts
+	ConfigFile   = "spawn.json"  // Config, written before the shim is told of it
 	BundleFile   = "config.json" // the OCI spec
 	LockFile     = "lock"        // flocked for as long as the shim lives
 	TaskSocket   = "shim.sock"
@@ -22,13 +22,6 @@ const (
 	ExitFile     = "exit.json" // Exit, written once, synced
 	LogFile      = "shim.log"  // the shim's own errors
 	CriuFile     = "criu.conf" // options for criu, written by the migration
-)
-
-// File descriptors that the shim inherits.
-const (
-	TaskFD = 3 + iota
-	AttachFD
-	LockFD
 )
 
 // DirectoryAnnotation names, in the OCI spec of a container that an external containerd runs, the container's runtime
