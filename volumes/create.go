@@ -126,9 +126,8 @@ func (s *Store) recordExisting(req CreateRequest, e *entry) (*entry, error) {
 	return recorded, nil
 }
 
-// createNew stages, records and publishes. The staging of an owned driver, which fails only when the disk does, goes
-// on while the record is being committed. From the commit on the operation is carried through whatever becomes of
-// the caller.
+// createNew stages, records and publishes. From the commit on the operation is carried through whatever becomes of the
+// caller.
 func (s *Store) createNew(ctx context.Context, req CreateRequest) (*entry, error) {
 	d, err := s.driver(req.Driver)
 	if err != nil {
@@ -156,33 +155,23 @@ func (s *Store) createNew(ctx context.Context, req CreateRequest) (*entry, error
 }
 
 func (s *Store) stageRecordPublish(ctx context.Context, d Driver, r record) (Info, error) {
-	announce := &change{name: r.Name, record: &r, mark: &mark{Op: markCreate}}
-	var committed <-chan error
-	if d.Traits().Owned {
-		committed = s.meta.submit(announce)
-	}
 	staged, err := d.Stage(ctx, r.Name, r.Options)
 	if err == nil {
 		err = fault.Point("volumes.create.staged")
 	}
-	if committed == nil {
-		if err != nil {
-			return Info{}, undone(ctx, staged, err)
-		}
-		committed = s.meta.submit(announce)
+	if err != nil {
+		return Info{}, undone(ctx, staged, err)
 	}
-	if commitErr := <-committed; commitErr != nil {
-		return Info{}, undone(ctx, staged, fmt.Errorf("error setting volume metadata: %w", commitErr))
-	}
-	if err == nil {
-		err = fault.Point("volumes.create.recorded")
+	if err := s.meta.commit(&change{name: r.Name, record: &r, mark: &mark{Op: markCreate}}); err != nil {
+		return Info{}, undone(ctx, staged, fmt.Errorf("error setting volume metadata: %w", err))
 	}
 	var info Info
+	err = fault.Point("volumes.create.recorded")
 	if err == nil {
 		info, err = staged.Publish(ctx)
 	}
 	if err != nil {
-		if unrecordErr := <-s.meta.submit(&change{name: r.Name}); unrecordErr != nil {
+		if unrecordErr := s.meta.commit(&change{name: r.Name}); unrecordErr != nil {
 			err = fmt.Errorf("%w (and the record stays: %v)", err, unrecordErr)
 		}
 		return Info{}, undone(ctx, staged, err)
@@ -203,7 +192,7 @@ func undone(ctx context.Context, staged Staged, err error) error {
 
 // takeInAs records a volume that the driver has and the store did not know, with the labels and options asked for.
 func (s *Store) takeInAs(r record, d Driver, info Info) (*entry, error) {
-	if err := <-s.meta.submit(&change{name: r.Name, record: &r}); err != nil {
+	if err := s.meta.commit(&change{name: r.Name, record: &r}); err != nil {
 		return nil, fmt.Errorf("error setting volume metadata: %w", err)
 	}
 	s.dropTombstone(r.Name)

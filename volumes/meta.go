@@ -58,12 +58,10 @@ type metadata struct {
 	db   *bbolt.DB
 	sync func(context.Context) error // makes the drivers' part of settled changes durable
 
-	wake chan struct{} // holds a token while pending is not empty
-	stop chan struct{}
-	done chan struct{} // closed when the committer has ended
+	turn sync.Mutex // held over a transaction; taken before mu
 
-	mu      sync.Mutex // guards the fields below; never held over I/O
-	pending []*change
+	mu      sync.Mutex          // guards the fields below; never held over I/O
+	pending []*change           // to be committed by the caller of the first, when it is its turn
 	settled map[string]struct{} // marks whose disk change is made, though perhaps not durable
 	closed  bool
 }
@@ -85,18 +83,11 @@ func openMetadata(dir string) (*metadata, error) {
 	if err != nil {
 		return nil, fmt.Errorf("error while opening volume store metadata database (%s): %w%s", path, err, openAdvice(path, err))
 	}
-	m := &metadata{
-		db:      db,
-		wake:    make(chan struct{}, 1),
-		stop:    make(chan struct{}),
-		done:    make(chan struct{}),
-		settled: map[string]struct{}{},
-	}
+	m := &metadata{db: db, settled: map[string]struct{}{}}
 	if err := m.ensureBucket(); err != nil {
 		_ = db.Close() // the first error is the one to report
 		return nil, fmt.Errorf("error while setting up volume store metadata database (%s): %w", path, err)
 	}
-	go m.commitLoop()
 	return m, nil
 }
 
@@ -145,23 +136,23 @@ func (m *metadata) scan(visit func(record), visitMark func(name string, mk mark)
 	})
 }
 
-// submit hands a change to the committer and returns at once. The channel yields the result of its transaction.
-func (m *metadata) submit(c *change) <-chan error {
+// commit returns when a change is durable. Of those who come while one transaction flushes, the first commits the next
+// for all of them.
+func (m *metadata) commit(c *change) error {
 	c.done = make(chan error, 1)
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
-		c.done <- errClosed
-		return c.done
+		return errClosed
 	}
 	delete(m.settled, c.name) // an older mark of the name is replaced by this change
 	m.pending = append(m.pending, c)
+	first := len(m.pending) == 1
 	m.mu.Unlock()
-	select {
-	case m.wake <- struct{}{}:
-	default: // a wake-up is pending already
+	if first {
+		m.commitPending()
 	}
-	return c.done
+	return <-c.done
 }
 
 // settle notes that the disk change announced by name's mark is made.
@@ -171,21 +162,11 @@ func (m *metadata) settle(name string) {
 	m.settled[name] = struct{}{}
 }
 
-func (m *metadata) commitLoop() {
-	defer close(m.done)
-	for {
-		select {
-		case <-m.wake:
-			m.commitPending()
-		case <-m.stop:
-			m.commitPending()
-			return
-		}
-	}
-}
-
-// commitPending commits everything submitted so far as one transaction, which is two flushes whatever its size.
+// commitPending waits for the transaction before and commits all that came meanwhile as one, which is two flushes
+// whatever its size.
 func (m *metadata) commitPending() {
+	m.turn.Lock()
+	defer m.turn.Unlock()
 	m.mu.Lock()
 	batch := m.pending
 	m.pending = nil
@@ -259,7 +240,7 @@ func (m *metadata) hasMarks() (bool, error) {
 	return found, err
 }
 
-// close ends the committer after what was submitted, clears the marks and closes the file.
+// close commits what is pending, clears the marks and closes the file.
 func (m *metadata) close(ctx context.Context) error {
 	m.mu.Lock()
 	if m.closed {
@@ -268,8 +249,7 @@ func (m *metadata) close(ctx context.Context) error {
 	}
 	m.closed = true
 	m.mu.Unlock()
-	close(m.stop)
-	<-m.done
+	m.commitPending()
 	return errors.Join(m.clearMarks(ctx), m.db.Close())
 }
 

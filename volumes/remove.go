@@ -78,7 +78,7 @@ func (s *Store) removeOwned(ctx context.Context, e *entry, d Driver, req RemoveR
 		}
 		return err
 	}
-	if err := <-s.meta.submit(&change{name: e.name, mark: &mark{Op: markRemove, Token: token}}); err != nil {
+	if err := s.meta.commit(&change{name: e.name, mark: &mark{Op: markRemove, Token: token}}); err != nil {
 		return fmt.Errorf("error removing volume metadata: %w", err)
 	}
 	s.dropEntry(e)
@@ -99,7 +99,7 @@ func (s *Store) keep(e *entry, d Driver, req RemoveRequest) error {
 	if req.Force {
 		r = nil
 	}
-	if err := <-s.meta.submit(&change{name: e.name, record: r}); err != nil {
+	if err := s.meta.commit(&change{name: e.name, record: r}); err != nil {
 		return fmt.Errorf("error setting volume metadata: %w", err)
 	}
 	if req.Force {
@@ -125,7 +125,7 @@ func (s *Store) removeForeign(ctx context.Context, e *entry, d Driver, req Remov
 	if err != nil && !req.Force {
 		return err
 	}
-	if metaErr := <-s.meta.submit(&change{name: e.name}); metaErr != nil {
+	if metaErr := s.meta.commit(&change{name: e.name}); metaErr != nil {
 		return errors.Join(err, fmt.Errorf("error removing volume metadata: %w", metaErr))
 	}
 	s.dropEntry(e)

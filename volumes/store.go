@@ -109,7 +109,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// Close commits what was submitted, leaves the database as dockerd would, and unlocks it. An operation that is still
+// Close commits what is pending, leaves the database as dockerd would, and unlocks it. An operation that is still
 // under way, which a caller should have waited for, is completed by the next Open.
 func (s *Store) Close() error {
 	return s.meta.close(context.Background())
@@ -320,7 +320,7 @@ func (s *Store) takeIn(r record, d Driver, info Info) (*entry, error) {
 	if old, ok := s.tombstone(r.Name); ok && old.Driver == r.Driver {
 		r = old
 	}
-	if err := <-s.meta.submit(&change{name: r.Name, record: &r}); err != nil {
+	if err := s.meta.commit(&change{name: r.Name, record: &r}); err != nil {
 		return nil, err
 	}
 	s.dropTombstone(r.Name)
@@ -336,7 +336,7 @@ func (s *Store) forget(_ context.Context, e *entry) error {
 	if err := s.writeTombstone(*e.record()); err != nil {
 		return err
 	}
-	if err := <-s.meta.submit(&change{name: e.name}); err != nil {
+	if err := s.meta.commit(&change{name: e.name}); err != nil {
 		return fmt.Errorf("error removing volume metadata: %w", err)
 	}
 	s.dropEntry(e)
