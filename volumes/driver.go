@@ -61,7 +61,7 @@ type Traits struct {
 	// Scope is "local" or "global", as the API shows it.
 	Scope string
 	// Owned drivers are the only ones to make and remove their volumes, on this host's disk, and answer from memory:
-	// the store does not ask them again whether a volume still exists, and stages while it records.
+	// the store does not ask them again whether a volume still exists.
 	Owned bool
 }
 

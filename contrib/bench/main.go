@@ -135,8 +135,10 @@ func (b *bench) cleanUp() error {
 		}
 		errs = append(errs, p.down(syscall.SIGTERM))
 	}
-	// dockerd leaves a mount behind; this mount namespace ends with us.
-	_ = unix.Unmount(filepath.Join(b.tree, "run", "docker", "netns", "default"), unix.MNT_DETACH)
+	// Both leave the host's network namespace mounted; this mount namespace ends with us.
+	for _, run := range []string{filepath.Join(b.tree, "run", "docker"), filepath.Join(b.dir, "stated", "exec")} {
+		_ = unix.Unmount(filepath.Join(run, "netns", "default"), unix.MNT_DETACH) // it is there when a container had it
+	}
 	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
 }
 

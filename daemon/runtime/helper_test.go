@@ -79,7 +79,7 @@ func help(w *world, verb, id string, args []string) error {
 		return err
 	}
 	switch verb {
-	case "run": // spawns, creates and starts
+	case "run", "linger": // spawns, creates and starts
 		fmt.Println("spawning")
 		task, err := r.Spawn(ctx, runtime.SpawnRequest{ID: id, Log: runtime.LogConfig{Driver: "none"}})
 		if err != nil {
@@ -94,6 +94,10 @@ func help(w *world, verb, id string, args []string) error {
 			return err
 		}
 		fmt.Println("started")
+		if verb == "linger" {
+			_, err = task.Wait(ctx)
+			return err
+		}
 	case "attach": // reads the output until it is killed
 		task, err := r.Reconnect(ctx, id)
 		if err != nil {

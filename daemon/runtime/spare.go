@@ -16,8 +16,12 @@ import (
 // A shim's process is begun before its container is known, and then told. So one can be made ready after a start for
 // the next: most of what it costs to begin one is the same for every container. Each still serves one container only.
 
-// farewell bounds how long Close waits for a shim that was not needed to go.
-const farewell = time.Second
+const (
+	// spareDelay leaves the processors to a container that was just started.
+	spareDelay = 10 * time.Millisecond
+	// farewell bounds how long Close waits for a shim that was not needed to go.
+	farewell = time.Second
+)
 
 // waiting is a shim that does not know its container yet. It goes when our end of its socket is closed.
 type waiting struct {
@@ -89,7 +93,7 @@ func (r *Shims) assign(a shimapi.Assignment) (int, error) {
 	return w.pid, w.assign(a)
 }
 
-// prepareSpare begins the next container's shim, unless one waits already.
+// prepareSpare begins the next container's shim soon, unless one waits already.
 func (r *Shims) prepareSpare() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -98,6 +102,7 @@ func (r *Shims) prepareSpare() {
 	}
 	r.preparing = true
 	r.wg.Go(func() {
+		time.Sleep(spareDelay)
 		w, err := r.begin()
 		r.mu.Lock()
 		r.preparing = false

@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	// A shim holds little and lives long: it collects early, and asks for memory back before it asks for more.
+	// A shim holds little and lives long: once it has started its container it collects early, and it asks for memory
+	// back before it asks for more.
 	gcPercent   = 40
 	memoryLimit = 64 << 20
 	// oomScore makes the kernel take a shim last, as it does the daemon.
@@ -32,57 +33,59 @@ const (
 // none for it. It returns the process's exit code.
 func Serve(version string, parts Parts) int {
 	prepareProcess()
-	a, err := shimapi.Await(shimapi.AwaitFD)
-	if errors.Is(err, io.EOF) {
-		return 0
-	}
-	if err == nil {
-		err = serve(version, parts, a)
-	}
-	if err != nil {
+	if err := serve(version, parts); err != nil {
 		slog.Error("shim ends", "error", err)
 		return 1
 	}
 	return 0
 }
 
-// serve makes the process the shim of one container, with the container's runtime directory to work in.
-func serve(version string, parts Parts, a shimapi.Assignment) error {
+func serve(version string, parts Parts) error {
+	terminated := handleSignals()
+	s, err := New(context.Background(), version, parts)
+	if err != nil {
+		return err
+	}
+	a, err := shimapi.Await(shimapi.AwaitFD)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	defer a.Lock.Close() // not before the end
+	c, err := accept(a)
+	if err != nil {
+		return err
+	}
+	c.Terminated = terminated
+	return s.Run(context.Background(), c)
+}
+
+// accept makes the process the shim of one container, with the container's runtime directory to work in.
+func accept(a shimapi.Assignment) (c Container, err error) {
 	if err := unix.Dup3(int(a.Log.Fd()), unix.Stderr, 0); err != nil {
-		return fmt.Errorf("open the log: %w", err)
+		return c, fmt.Errorf("open the log: %w", err)
 	}
 	_ = unix.Close(shimapi.AwaitFD) // nothing more comes from there
 	_ = a.Log.Close()               // it has another number now
 	if err := os.Chdir(a.Dir); err != nil {
-		return err
+		return c, err
 	}
+	c.Dir = a.Dir
 	data, err := os.ReadFile(shimapi.ConfigFile)
 	if err != nil {
-		return err
+		return c, err
 	}
-	var cfg shimapi.Config
-	if err := json.Unmarshal(data, &cfg); err != nil {
-		return fmt.Errorf("read %s: %w", shimapi.ConfigFile, err)
+	if err := json.Unmarshal(data, &c.Config); err != nil {
+		return c, fmt.Errorf("read %s: %w", shimapi.ConfigFile, err)
 	}
-	showID(cfg.ID)
-	tasks, err := listener(a.Tasks)
-	if err != nil {
-		return err
+	showID(c.Config.ID)
+	if c.Tasks, err = listener(a.Tasks); err != nil {
+		return c, err
 	}
-	attach, err := listener(a.Attach)
-	if err != nil {
-		return err
-	}
-	return Run(context.Background(), Options{
-		Dir:        a.Dir,
-		Version:    version,
-		Tasks:      tasks,
-		Attach:     attach,
-		Config:     cfg,
-		Parts:      parts,
-		Terminated: handleSignals(),
-	})
+	c.Attach, err = listener(a.Attach)
+	return c, err
 }
 
 // showID puts the container's id where ps shows it: the kernel reads a process's arguments where the process has them,
@@ -105,7 +108,6 @@ func listener(f *os.File) (net.Listener, error) {
 
 // prepareProcess makes the process what a shim has to be: the parent of orphans, hard to kill and small.
 func prepareProcess() {
-	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	logrus.SetLevel(logrus.WarnLevel) // the task service's

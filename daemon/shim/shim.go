@@ -35,25 +35,26 @@ const (
 	farewell = 500 * time.Millisecond
 )
 
-// Options say where a shim works and what it is made of.
-type Options struct {
+// Container says which container a shim stands beside.
+type Container struct {
 	// Dir is the container's runtime directory and bundle.
-	Dir     string
-	Version string
+	Dir    string
+	Config shimapi.Config
 	// Tasks and Attach are the listening sockets.
 	Tasks, Attach net.Listener
-	Config        shimapi.Config
-	Parts         Parts
 	// Terminated is closed when the host asks the shim to go. It goes once the container has ended.
 	Terminated <-chan struct{}
 }
 
 // Shim stands beside one container.
 type Shim struct {
-	dir     string
-	cfg     shimapi.Config
+	info    shimapi.Info
+	parts   Parts
 	inner   taskapi.TTRPCTaskService
+	down    shutdown.Service // of inner
 	server  *ttrpc.Server
+	dir     string // this and cfg are set by Run
+	cfg     shimapi.Config
 	calls   calls
 	sink    *sink
 	init    *process
@@ -74,47 +75,52 @@ type Shim struct {
 	made  int      // number of execs ever made; names their FIFOs
 }
 
-// Run serves a container until its task is deleted.
-func Run(ctx context.Context, opts Options) error {
+// New makes a shim that does not know its container yet. It does all that is the same for every container.
+func New(ctx context.Context, version string, parts Parts) (_ *Shim, err error) {
 	s := &Shim{
-		dir:     opts.Dir,
-		cfg:     opts.Config,
+		parts:   parts,
 		sink:    &sink{},
 		execs:   map[string]*process{},
 		deleted: make(chan struct{}),
 		pidfd:   -1,
 	}
-	s.net = netParts{parts: opts.Parts, calls: &s.calls}
-	s.trim = time.AfterFunc(settle, giveBack)
-	defer s.trim.Stop()
-	if err := s.open(opts.Version, opts.Parts); err != nil {
-		return err
+	s.net = netParts{parts: parts, calls: &s.calls}
+	if s.info, err = shimapi.Self(version); err != nil {
+		return nil, fmt.Errorf("describe the shim: %w", err)
 	}
-	ctx, sd := shutdown.WithShutdown(namespaces.WithNamespace(ctx, shimapi.Namespace))
-	defer sd.Shutdown()
-	inner, err := task.NewTaskService(ctx, publisher{s}, sd)
-	if err != nil {
-		return fmt.Errorf("open the task service: %w", err)
+	ctx, s.down = shutdown.WithShutdown(namespaces.WithNamespace(ctx, shimapi.Namespace))
+	if s.inner, err = task.NewTaskService(ctx, publisher{s}, s.down); err != nil {
+		return nil, fmt.Errorf("open the task service: %w", err)
 	}
-	s.inner = inner
-	s.server, err = ttrpc.NewServer()
-	if err != nil {
-		return err
+	if s.server, err = ttrpc.NewServer(); err != nil {
+		return nil, err
 	}
 	taskapi.RegisterTTRPCTaskService(s.server, &taskService{s})
 	s.net.register(s.server, s.methods())
+	return s, nil
+}
 
-	conns := &countingListener{Listener: opts.Tasks}
+// Run serves a container until its task is deleted.
+func (s *Shim) Run(ctx context.Context, c Container) error {
+	defer s.down.Shutdown()
+	s.dir, s.cfg = c.Dir, c.Config
+	s.trim = time.AfterFunc(settle, giveBack)
+	defer s.trim.Stop()
+	if err := s.open(); err != nil {
+		return err
+	}
+	conns := &countingListener{Listener: c.Tasks}
 	var serving sync.WaitGroup
 	serving.Go(func() {
+		ctx := namespaces.WithNamespace(ctx, shimapi.Namespace)
 		if err := s.server.Serve(ctx, conns); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			slog.Error("serve tasks", "error", err)
 		}
 	})
-	attaches := &attachServer{shim: s, listener: opts.Attach}
+	attaches := &attachServer{shim: s, listener: c.Attach}
 	serving.Go(attaches.serve)
 
-	s.untilDone(opts.Terminated, sd.Done())
+	s.untilDone(c.Terminated, s.down.Done())
 	conns.waitIdle(farewell)
 	_ = s.server.Close() // the process ends here
 	attaches.close()
@@ -125,12 +131,8 @@ func Run(ctx context.Context, opts Options) error {
 }
 
 // open prepares the streams of init and tells who we are.
-func (s *Shim) open(version string, parts Parts) error {
-	info, err := shimapi.Self(version)
-	if err != nil {
-		return fmt.Errorf("describe the shim: %w", err)
-	}
-	data, err := json.Marshal(info)
+func (s *Shim) open() error {
+	data, err := json.Marshal(s.info)
 	if err != nil {
 		return err
 	}
@@ -138,7 +140,7 @@ func (s *Shim) open(version string, parts Parts) error {
 		return err
 	}
 	if s.cfg.Log.Driver != "" && s.cfg.Log.Driver != "none" {
-		if s.sink.w, err = parts.OpenLog(s.cfg.Log); err != nil {
+		if s.sink.w, err = s.parts.OpenLog(s.cfg.Log); err != nil {
 			return fmt.Errorf("open the container's log: %w", err)
 		}
 	}
@@ -221,8 +223,10 @@ func (s *Shim) snapshot() shimapi.Snapshot {
 	return snap
 }
 
-// giveBack returns to the kernel what is not in use. Pools lose their contents at the second collection only.
+// giveBack returns to the kernel what is not in use, and keeps it so from now on. Pools lose their contents at the
+// second collection only.
 func giveBack() {
+	debug.SetGCPercent(gcPercent) // not before: a start has no time for it
 	goruntime.GC()
 	debug.FreeOSMemory()
 }
