@@ -15,7 +15,6 @@ import (
 const marker = "STATED_TEST_NAMESPACES"
 
 // Main is to be called by TestMain: it moves the whole process into fresh namespaces and runs the tests there.
-
 func Main(m *testing.M) {
 	Enter()
 	os.Exit(m.Run())
@@ -35,7 +34,7 @@ func Enter() {
 func enter() error {
 	runtime.LockOSThread() // exec keeps the namespaces of the calling thread
 	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("unshare: %w", err)
+		return fmt.Errorf("unshare, which takes root: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
