@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // external is a containerd that the daemon uses and does not keep.
@@ -19,19 +21,11 @@ type external struct {
 
 func newExternal(t *testing.T) *external {
 	t.Helper()
-	dir, err := os.MkdirTemp("/run", "stated-e2e-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := &external{t: t, dir: dir}
+	e := &external{t: t, dir: scratch.Dir(t)}
 	t.Cleanup(func() {
 		e.kill()
 		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(dir, "containerd.log"))
-			t.Logf("containerd's log:\n%s", log)
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
+			t.Logf("containerd's log ends:\n%s", scratch.Tail(filepath.Join(e.dir, "containerd.log")))
 		}
 	})
 	e.start()
@@ -77,28 +71,28 @@ func TestExternalContainerd(t *testing.T) {
 	}
 	h.fails("no such file or directory", "run", "--rm", "busybox", "/nowhere")
 
-	h.docker("network", "create", "net")
-	h.docker("run", "-d", "--name", "server", "--network", "net", "-p", "127.0.0.1::80", "busybox", "httpd", "-f", "-h", "/bin")
-	port := h.docker("port", "server", "80/tcp")
-	h.docker("run", "-d", "--name", "counter", "--network", "net", "busybox", "sh", "-c", `i=0; while :; do echo $i; i=$((i+1)); usleep 10000; done`)
+	h.Docker("network", "create", "net")
+	h.Docker("run", "-d", "--name", "server", "--network", "net", "-p", "127.0.0.1::80", "busybox", "httpd", "-f", "-h", "/bin")
+	port := h.Docker("port", "server", "80/tcp")
+	h.Docker("run", "-d", "--name", "counter", "--network", "net", "busybox", "sh", "-c", `i=0; while :; do echo $i; i=$((i+1)); usleep 10000; done`)
 	h.want("/bin/busybox", "exec", "server", "ls", "/bin/busybox")
 	if len(e.bundles()) != 2 {
 		t.Errorf("containerd has %v", e.bundles())
 	}
-	pid := h.docker("inspect", "-f", "{{.State.Pid}}", "counter")
+	pid := h.Docker("inspect", "-f", "{{.State.Pid}}", "counter")
 
 	// Neither containerd nor the daemon is needed by what runs.
 	e.kill()
-	h.stop(syscall.SIGKILL)
+	h.Stop(syscall.SIGKILL)
 	if body := fetch(t, "busybox", port); body == "" {
 		t.Error("the published port does not answer while nobody is there")
 	}
 	e.start()
-	h.start()
+	h.Start()
 	h.want(pid, "inspect", "-f", "{{.State.Pid}}", "counter")
 	h.want("server", "exec", "server", "sh", "-c", "wget -q -O /dev/null http://server/busybox && echo server")
-	h.docker("stop", "-t", "0", "counter")
-	lines := strings.Fields(h.docker("logs", "counter"))
+	h.Docker("stop", "-t", "0", "counter")
+	lines := strings.Fields(h.Docker("logs", "counter"))
 	for i, line := range lines {
 		if line != strconv.Itoa(i) {
 			t.Fatalf("line %d of the log is %q", i, line)
@@ -106,10 +100,10 @@ func TestExternalContainerd(t *testing.T) {
 	}
 
 	// The same container starts again under the same name.
-	h.docker("start", "counter")
-	h.docker("restart", "-t", "0", "counter")
+	h.Docker("start", "counter")
+	h.Docker("restart", "-t", "0", "counter")
 	h.want("true", "inspect", "-f", "{{.State.Running}}", "counter")
-	h.docker("rm", "-f", "counter", "server")
+	h.Docker("rm", "-f", "counter", "server")
 	if left := e.bundles(); len(left) > 0 {
 		t.Errorf("containerd keeps %v", left)
 	}

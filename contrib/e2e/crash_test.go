@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"stated.dev/stated/internal/testenv"
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // crashPoints are the instants of a container's life at which the daemon dies, by the verb that gets there.
@@ -30,7 +30,7 @@ var crashPoints = []string{
 // commands, and finds nothing that was not there before. It has the network namespace to itself: it is not parallel.
 func TestCrash(t *testing.T) {
 	h := startedHost(t)
-	h.docker("network", "create", "net")
+	h.Docker("network", "create", "net")
 	life := func() {
 		for _, args := range [][]string{
 			{"create", "--name", "box", "--network", "net", "-p", "127.0.0.1:18080:80", "-v", "named:/named", "-v", "/anonymous", "--init", "busybox", "sleep", "1000"},
@@ -39,44 +39,43 @@ func TestCrash(t *testing.T) {
 			{"stop", "-t", "0", "box"},
 			{"rm", "-v", "box"},
 		} {
-			if _, err := h.try(args...); err != nil {
+			if _, err := h.Try(args...); err != nil {
 				return // the daemon is gone, or an operation was refused: what matters is what stays
 			}
 		}
 	}
 	life() // what the first container makes for good is no leak
-	h.docker("volume", "rm", "named")
-	h.stop(syscall.SIGTERM)
-	roots := testenv.Roots{Data: filepath.Join(h.dir, "data"), Exec: filepath.Join(h.dir, "exec")}
-	before, err := testenv.Observe(roots)
+	h.Docker("volume", "rm", "named")
+	h.Stop(syscall.SIGTERM)
+	before, err := testenv.Observe(h.Roots)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, point := range crashPoints {
 		t.Run(point, func(t *testing.T) {
-			h := h.during(t)
-			h.env = []string{"STATED_FAULT=" + point + "=kill"}
-			h.start()
+			h.During(t)
+			h.Env = []string{"STATED_FAULT=" + point + "=kill"}
+			h.Start()
 			life()
 			select {
-			case <-h.exited:
+			case <-h.Exited():
 			case <-time.After(time.Second):
 				t.Error("the daemon did not come to this point")
-				h.stop(syscall.SIGTERM)
+				h.Stop(syscall.SIGTERM)
 			}
-			h.env = nil
-			h.start()
-			for _, id := range strings.Fields(h.docker("ps", "-aq")) {
-				if state := h.docker("inspect", "-f", "{{.State.Status}}", id); !slices.Contains([]string{"created", "running", "exited"}, state) {
+			h.Env = nil
+			h.Start()
+			for _, id := range strings.Fields(h.Docker("ps", "-aq")) {
+				if state := h.Docker("inspect", "-f", "{{.State.Status}}", id); !slices.Contains([]string{"created", "running", "exited"}, state) {
 					t.Errorf("after the crash the container is %s", state)
 				}
-				h.docker("rm", "-f", "-v", id)
+				h.Docker("rm", "-f", "-v", id)
 			}
-			if volumes := h.docker("volume", "ls", "-q"); volumes != "" {
-				h.docker(append([]string{"volume", "rm"}, strings.Fields(volumes)...)...)
+			if volumes := h.Docker("volume", "ls", "-q"); volumes != "" {
+				h.Docker(append([]string{"volume", "rm"}, strings.Fields(volumes)...)...)
 			}
-			h.stop(syscall.SIGTERM)
-			after, err := testenv.Observe(roots)
+			h.Stop(syscall.SIGTERM)
+			after, err := testenv.Observe(h.Roots)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +83,7 @@ func TestCrash(t *testing.T) {
 				t.Errorf("left behind:\n%s", strings.Join(leaks, "\n"))
 			}
 			if t.Failed() {
-				t.Logf("the daemon's log:\n%s", h.log())
+				t.Logf("the daemon's log:\n%s", scratch.Tail(h.Log))
 			}
 		})
 	}

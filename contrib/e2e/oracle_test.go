@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"os"
 	"os/exec"
@@ -12,63 +11,36 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // side is one of the two daemons of a comparison.
 type side struct {
 	name, socket, dir string
+	docker            string // the command
 }
 
-// startOracle starts a real dockerd with the image busybox, in namespaces of its own, and returns it.
+// startOracle starts a real dockerd, in namespaces of its own.
 func startOracle(t *testing.T) side {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "stated-oracle-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // dockerd may have left mounts, which go with its namespace
-	root := filepath.Join(dir, "root")
+	s := side{name: "dockerd", dir: scratch.Dir(t), docker: scratch.Docker(t)}
+	root := filepath.Join(s.dir, "root")
 	if err := os.Mkdir(root, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	log := filepath.Join(dir, "log")
-	cmd := exec.Command("../env/with-dockerd.sh", root, "sh", "-c", `echo "$DOCKER_HOST"; cat`)
-	cmd.Env = append(os.Environ(), "DOCKERD_LOG="+log)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = in.Close() // ends it
-		done := time.AfterFunc(30*time.Second, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-		defer done.Stop()
-		_ = cmd.Wait() // it was told to end
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		text, _ := os.ReadFile(log) // for the message only
-		t.Fatalf("dockerd does not start: %v\n%s", err, text)
-	}
-	s := side{name: "dockerd", socket: strings.TrimSpace(strings.TrimPrefix(line, "unix://")), dir: dir}
+	s.socket = scratch.StartDockerd(t, root, filepath.Join(s.dir, "log")).Socket
 	return s
 }
 
 func (s side) importBusybox(t *testing.T) {
 	t.Helper()
-	if out, err := s.script(t.Context(), `docker import -c 'CMD ["/bin/sh"]' -c "ENV PATH=/bin" `+busyboxTar()+" busybox"); err != nil {
+	if out, err := s.script(t.Context(), `docker import -c 'CMD ["/bin/sh"]' -c "ENV PATH=/bin" `+scratch.Busybox(t)+" busybox"); err != nil {
 		t.Fatalf("import busybox: %v: %s", err, out)
 	}
 }
 
-func (h *host) side() side { return side{name: "stated", socket: h.socket, dir: h.dir} }
+func (h host) side() side { return side{name: "stated", socket: h.Socket, dir: h.Dir, docker: h.CLI} }
 
 // script runs a line of shell with docker in it and returns both streams together.
 func (s side) script(ctx context.Context, line string) (string, error) {
@@ -76,7 +48,7 @@ func (s side) script(ctx context.Context, line string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", `docker() { "$DOCKER" "$@"; }; api() { local m=$1 p=$2; shift 2; curl -s -w '%{http_code}\n' --unix-socket "$SOCKET" -X "$m" "http://d/v1.51$p" "$@"; }
 `+line)
-	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+s.socket, "SOCKET="+s.socket, "DOCKER="+dockerPath(), "DOCKER_CONFIG="+filepath.Join(s.dir, "cli"), "D="+s.dir)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+s.socket, "SOCKET="+s.socket, "DOCKER="+s.docker, "DOCKER_CONFIG="+filepath.Join(s.dir, "cli"), "D="+s.dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second

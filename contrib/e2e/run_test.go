@@ -16,7 +16,7 @@ func TestRun(t *testing.T) {
 	t.Parallel()
 	h := startedHost(t)
 	caps := boundingSet(t)
-	shared := filepath.Join(h.dir, "made", "by-docker")
+	shared := filepath.Join(h.Dir, "made", "by-docker")
 	for name, c := range map[string]struct {
 		args  string // split at spaces; the shell command after " -- " is one word
 		stdin string
@@ -42,7 +42,7 @@ func TestRun(t *testing.T) {
 		"user by number":     {args: "-u 1234:99 --group-add 7 busybox sh -c -- id -u; id -g; id -G", out: "1234\n99\n99 7\n"},
 		"no such user":       {args: "-u nobody-here busybox id", code: 125, err: "unable to find user nobody-here: no matching entries in passwd file"},
 		"hostname":           {args: "--hostname h2 --domainname d busybox sh -c -- hostname; cat /etc/hostname; grep h2 /etc/hosts | cut -f2", out: "h2\nh2\nh2.d h2\n"},
-		"add host":           {args: "--add-host a:1.2.3.4 --add-host b:host-gateway busybox sh -c -- grep '[[:space:]][ab]$' /etc/hosts", out: "1.2.3.4\ta\n" + h.gateway() + "\tb\n"},
+		"add host":           {args: "--add-host a:1.2.3.4 --add-host b:host-gateway busybox sh -c -- grep '[[:space:]][ab]$' /etc/hosts", out: "1.2.3.4\ta\n" + h.Gateway() + "\tb\n"},
 		"dns":                {args: "--dns 9.9.9.9 --dns-search s.example --dns-option ndots:3 busybox sh -c -- grep -v ^# /etc/resolv.conf", out: "\nnameserver 9.9.9.9\nsearch s.example\noptions ndots:3\n"},
 		"init":               {args: "--init busybox sh -c -- echo $PPID; cut -d: -f1 /proc/1/cmdline | grep -c docker-init", out: "1\n1\n"},
 		"privileged":         {args: "--privileged busybox sh -c -- grep CapEff /proc/self/status; ls /dev/loop-control; mount -t tmpfs x /tmp && echo ok", out: "CapEff:\t" + fmt.Sprintf("%016x", caps) + "\n/dev/loop-control\nok\n"},
@@ -62,7 +62,7 @@ func TestRun(t *testing.T) {
 		"bad security":       {args: "--security-opt what=ever busybox true", code: 125, err: "invalid --security-opt 2"},
 		"pid host":           {args: "--pid host busybox sh -c -- test $$ -gt 20 && echo ok", out: "ok\n"},
 		"uts host":           {args: "--uts host busybox sh -c -- test $(hostname) = " + hostname(t) + " && echo ok", out: "ok\n"},
-		"network host":       {args: "--network host busybox sh -c -- ip -o link show " + h.bridge() + " | wc -l", out: "1\n"},
+		"network host":       {args: "--network host busybox sh -c -- ip -o link show " + h.Bridge() + " | wc -l", out: "1\n"},
 		"network none":       {args: "--network none busybox sh -c -- ip -o link | wc -l; cat /etc/hosts | wc -l", out: "1\n6\n"},
 		"device":             {args: "--device /dev/loop-control:/dev/mine:r busybox sh -c -- stat -c %F /dev/mine; echo > /dev/mine", out: "character special file\n", err: "Operation not permitted", code: 1},
 		"device missing":     {args: "--device /dev/not-there busybox true", code: 127, err: `error gathering device information while adding custom device "/dev/not-there": no such file or directory`},
@@ -91,7 +91,7 @@ func TestRun(t *testing.T) {
 			if shell != "" {
 				args = append(args, shell)
 			}
-			got := runCommand(t, h.command(args...), c.stdin)
+			got := runCommand(t, h.Command(args...), c.stdin)
 			if got.out != c.out || got.code != c.code || !strings.Contains(got.err, c.err) {
 				t.Errorf("docker %q:\n got code %d, %q, %q\nwant code %d, %q, %q", args, got.code, got.out, got.err, c.code, c.out, c.err)
 			}
@@ -100,7 +100,7 @@ func TestRun(t *testing.T) {
 	if data, err := os.ReadFile(filepath.Join(shared, "y")); err != nil || string(data) != "hi\n" {
 		t.Errorf("in the bind: %q, %v", data, err)
 	}
-	h.eventually("all containers run with --rm are gone", func() bool { return h.docker("ps", "-aq") == "" })
+	h.eventually("all containers run with --rm are gone", func() bool { return h.Docker("ps", "-aq") == "" })
 }
 
 // boundingSet is the set of capabilities that a privileged container gets here.

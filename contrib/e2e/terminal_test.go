@@ -34,21 +34,21 @@ func (s *terminal) text() string {
 }
 
 // onTerminal starts docker on a terminal of 40 rows and 100 columns.
-func (h *host) onTerminal(args ...string) *terminal {
-	h.t.Helper()
-	plain := h.command(args...)
+func (h host) onTerminal(args ...string) *terminal {
+	h.T.Helper()
+	plain := h.Command(args...)
 	cmd := exec.Command("script", "-qefc", "stty rows 40 cols 100; exec \"$DOCKER\" "+strings.Join(args, " "), "/dev/null")
-	cmd.Env = append(plain.Env, "DOCKER="+dockerPath(), "TERM=xterm", "SHELL=/bin/sh")
-	s := &terminal{t: h.t, cmd: cmd}
+	cmd.Env = append(plain.Env, "DOCKER="+h.CLI, "TERM=xterm", "SHELL=/bin/sh")
+	s := &terminal{t: h.T, cmd: cmd}
 	cmd.Stdout, cmd.Stderr = s, s
 	var err error
 	if s.in, err = cmd.StdinPipe(); err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	h.t.Cleanup(func() { _ = cmd.Process.Kill() }) // it has ended unless the test failed
+	h.T.Cleanup(func() { _ = cmd.Process.Kill() }) // it has ended unless the test failed
 	return s
 }
 
@@ -112,12 +112,12 @@ func TestTerminal(t *testing.T) {
 	s.types("echo e$((1+3))f\n")
 	s.shows("e4f") // the terminal is the container's from here on
 	s.types("sleep 100\n")
-	h.eventually("the shell runs its command", func() bool { return strings.Contains(h.docker("top", "shell"), "sleep 100") })
+	h.eventually("the shell runs its command", func() bool { return strings.Contains(h.Docker("top", "shell"), "sleep 100") })
 	s.types("\x03")
 	s.types("exit 6\n")
 	s.ends(6)
 	h.want("6", "inspect", "-f", "{{.State.ExitCode}}", "shell")
-	if out := h.docker("events", "--since", "1m", "--until", h.now(), "--filter", "container=shell", "--format", "{{.Action}}"); !strings.Contains(out, "resize\n") {
+	if out := h.Docker("events", "--since", "1m", "--until", h.now(), "--filter", "container=shell", "--format", "{{.Action}}"); !strings.Contains(out, "resize\n") {
 		t.Errorf("events: %s", out)
 	}
 
@@ -128,9 +128,9 @@ func TestTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = s.cmd.Wait() // killed
-	h.eventually("the container runs", func() bool { return h.docker("inspect", "-f", "{{.State.Status}}", "left") == "running" })
+	h.eventually("the container runs", func() bool { return h.Docker("inspect", "-f", "{{.State.Status}}", "left") == "running" })
 	h.want("left", "exec", "left", "echo", "left")
 }
 
 // now is the time as the option --until takes it, to the nanosecond.
-func (h *host) now() string { return time.Now().UTC().Format(time.RFC3339Nano) }
+func (h host) now() string { return time.Now().UTC().Format(time.RFC3339Nano) }

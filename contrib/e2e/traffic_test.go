@@ -13,29 +13,31 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // TestTraffic sends packets between containers, to published ports, and where none may pass.
 func TestTraffic(t *testing.T) {
 	t.Parallel()
 	h := startedHost(t)
-	port := 21000 + 10*int(h.number)
-	h.docker("network", "create", "one")
-	h.docker("network", "create", "two")
-	h.docker("network", "create", "--internal", "inner")
-	h.docker("network", "create", "--opt", "com.docker.network.bridge.enable_icc=false", "mute")
+	port := 21000 + 10*h.Number
+	h.Docker("network", "create", "one")
+	h.Docker("network", "create", "two")
+	h.Docker("network", "create", "--internal", "inner")
+	h.Docker("network", "create", "--opt", "com.docker.network.bridge.enable_icc=false", "mute")
 	web := func(args ...string) {
-		h.docker(append(append([]string{"run", "-d"}, args...), "busybox", "httpd", "-f", "-h", "/etc")...)
+		h.Docker(append(append([]string{"run", "-d"}, args...), "busybox", "httpd", "-f", "-h", "/etc")...)
 	}
 	web("--name", "web", "--network", "one", "--network-alias", "alias", "--mac-address", "02:42:0a:01:02:03",
 		"-p", fmt.Sprintf("%d:80", port), "-p", fmt.Sprintf("%d:81/udp", port), "-p", fmt.Sprintf("127.0.0.1:%d:80", port+1))
-	serveEcho(t, h.docker("inspect", "-f", "{{.State.Pid}}", "web"), ":81")
+	serveEcho(t, h.Docker("inspect", "-f", "{{.State.Pid}}", "web"), ":81")
 	web("--name", "other", "--network", "two")
 	web("--name", "inside", "--network", "inner")
 	web("--name", "quiet", "--network", "mute")
 	web("--name", "plain", "-P", "--expose", "80")
 	address := func(name string) string {
-		return h.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
+		return h.Docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
 	}
 	reaches := func(want bool, from, host string) {
 		t.Helper()
@@ -44,7 +46,7 @@ func TestTraffic(t *testing.T) {
 			t.Errorf("from network %s to %s: reached is %v, want %v: %s", from, host, r.code == 0, want, r.err)
 		}
 	}
-	short := h.docker("inspect", "-f", "{{slice .Id 0 12}}", "web")
+	short := h.Docker("inspect", "-f", "{{slice .Id 0 12}}", "web")
 	for _, name := range []string{"web", "alias", short} {
 		reaches(true, "one", name)
 	}
@@ -60,22 +62,22 @@ func TestTraffic(t *testing.T) {
 	h.want("0", "exec", "inside", "sh", "-c", "ip route | grep -c ^default; true")
 
 	// From the host, on loopback and on the bridge's address; from containers of all networks through the host.
-	for _, addr := range []string{fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("%s:%d", h.gateway(), port), fmt.Sprintf("127.0.0.1:%d", port+1)} {
+	for _, addr := range []string{fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("%s:%d", h.Gateway(), port), fmt.Sprintf("127.0.0.1:%d", port+1)} {
 		if fetch(t, "hostname", addr) == "" {
 			t.Errorf("nothing at %s", addr)
 		}
 	}
-	if _, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", h.gateway(), port+1), time.Second); err == nil {
+	if _, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", h.Gateway(), port+1), time.Second); err == nil {
 		t.Error("a port published on loopback answers on another address")
 	}
-	for _, addr := range []string{"127.0.0.1", h.gateway()} {
+	for _, addr := range []string{"127.0.0.1", h.Gateway()} {
 		if got := echo(t, fmt.Sprintf("%s:%d", addr, port)); got != "ping\n" {
 			t.Errorf("UDP through %s: %q", addr, got)
 		}
 	}
-	reaches(true, "two", fmt.Sprintf("%s:%d", h.gateway(), port))
-	reaches(true, "one", fmt.Sprintf("%s:%d", h.gateway(), port))
-	published := h.docker("port", "plain", "80/tcp")
+	reaches(true, "two", fmt.Sprintf("%s:%d", h.Gateway(), port))
+	reaches(true, "one", fmt.Sprintf("%s:%d", h.Gateway(), port))
+	published := h.Docker("port", "plain", "80/tcp")
 	first, _, _ := strings.Cut(published, "\n")
 	_, free, _ := strings.Cut(first, ":")
 	if fetch(t, "hostname", "127.0.0.1:"+free) == "" {
@@ -83,24 +85,21 @@ func TestTraffic(t *testing.T) {
 	}
 
 	// From another machine, which a network namespace behind a veth stands for.
-	ns := fmt.Sprintf("e2e-%d-%d", h.number, time.Now().UnixNano()%100000)
-	peer := fmt.Sprintf("198.51.%d.", 100+h.number)
-	commands := [][]string{
-		{"ip", "netns", "add", ns},
-		{"ip", "link", "add", fmt.Sprintf("far%d", h.number), "type", "veth", "peer", "name", "near", "netns", ns},
-		{"ip", "addr", "add", peer + "1/24", "dev", fmt.Sprintf("far%d", h.number)},
-		{"ip", "link", "set", fmt.Sprintf("far%d", h.number), "up"},
-		{"ip", "-n", ns, "addr", "add", peer + "2/24", "dev", "near"},
-		{"ip", "-n", ns, "link", "set", "near", "up"},
-		{"ip", "-n", ns, "route", "add", "default", "via", peer + "1"},
-	}
+	ns := fmt.Sprintf("e2e-%d-%d", h.Number, time.Now().UnixNano()%100000)
+	peer := fmt.Sprintf("198.51.%d.", 100+h.Number)
 	t.Cleanup(func() {
 		_ = exec.Command("ip", "netns", "del", ns).Run() // takes the veth with it
 	})
-	for _, c := range commands {
-		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%q: %v: %s", c, err, out)
-		}
+	for _, args := range [][]string{
+		{"netns", "add", ns},
+		{"link", "add", fmt.Sprintf("far%d", h.Number), "type", "veth", "peer", "name", "near", "netns", ns},
+		{"addr", "add", peer + "1/24", "dev", fmt.Sprintf("far%d", h.Number)},
+		{"link", "set", fmt.Sprintf("far%d", h.Number), "up"},
+		{"-n", ns, "addr", "add", peer + "2/24", "dev", "near"},
+		{"-n", ns, "link", "set", "near", "up"},
+		{"-n", ns, "route", "add", "default", "via", peer + "1"},
+	} {
+		scratch.Run(t, "ip", args...)
 	}
 	far := func(want bool, url string) {
 		t.Helper()
@@ -113,11 +112,11 @@ func TestTraffic(t *testing.T) {
 	far(false, "http://"+address("web")+"/hostname")
 	far(false, "http://"+address("other")+"/hostname")
 
-	h.docker("network", "connect", "two", "web")
+	h.Docker("network", "connect", "two", "web")
 	reaches(true, "two", "web")
-	h.docker("network", "disconnect", "two", "web")
+	h.Docker("network", "disconnect", "two", "web")
 	reaches(false, "two", "web")
-	h.docker("rm", "-f", "web")
+	h.Docker("rm", "-f", "web")
 	far(false, fmt.Sprintf("http://%s1:%d/hostname", peer, port))
 }
 
