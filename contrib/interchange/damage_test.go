@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -101,11 +100,11 @@ func damage(t *testing.T, original *root, rel, how string, ids map[string]string
 	want, object := victim(rel)
 	before := r.files(volatile)
 
-	check, checkErr := exec.Command(binary(t), "adopt", "--check", r.data()).CombinedOutput()
+	check, checkErr := command("adopt", "--check", r.data())
 	if found := checkErr != nil; found != (want != "") {
 		t.Errorf("adopt --check finds a problem: %v, should be %v:\n%s", found, want != "", check)
 	}
-	if want != "" && !strings.Contains(string(check), object) {
+	if want != "" && !strings.Contains(check, object) {
 		t.Errorf("adopt --check does not name %s:\n%s", object, check)
 	}
 	same(t, "adopt --check", before, r.files(volatile))

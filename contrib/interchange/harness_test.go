@@ -3,19 +3,15 @@
 package interchange
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -23,49 +19,22 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// inside marks the process that runs in namespaces of its own.
-const inside = "STATED_INTERCHANGE_INSIDE"
+	"stated.dev/stated/internal/testenv"
+	"stated.dev/stated/internal/testenv/scratch"
+	"stated.dev/stated/network/netns/netnstest"
+)
 
 // dataRoot is where both daemons see the data root: records hold absolute paths.
 const dataRoot = "/var/lib/docker"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) == "" {
-		os.Exit(reexec())
-	}
-	if err := errors.Join(
-		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-		exec.Command("ip", "link", "set", "lo", "up").Run(),
-		os.MkdirAll(dataRoot, 0o711),
-	); err != nil {
-		fmt.Fprintln(os.Stderr, "prepare the namespaces:", err)
+	netnstest.Enter()
+	if err := os.MkdirAll(dataRoot, 0o711); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
-}
-
-// reexec runs the tests in namespaces of their own and returns their exit code.
-func reexec() int {
-	if os.Getuid() != 0 {
-		fmt.Fprintln(os.Stderr, "the interchange tests must run as root: they start daemons that run containers")
-		return 1
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "start the tests in namespaces of their own:", err)
-		return 1
-	}
-	return 0
 }
 
 // root is a data root on which one daemon after the other runs.
@@ -77,12 +46,7 @@ type root struct {
 // newRoot makes an empty data root, which both daemons see at dataRoot.
 func newRoot(t *testing.T) *root {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "stated-interchange-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &root{t: t, dir: dir}
-	t.Cleanup(r.destroy)
+	r := &root{t: t, dir: scratch.Dir(t)}
 	if err := os.Mkdir(r.data(), 0o710); err != nil {
 		t.Fatal(err)
 	}
@@ -90,67 +54,29 @@ func newRoot(t *testing.T) *root {
 	return r
 }
 
-func (r *root) data() string { return filepath.Join(r.dir, "data") }
-
-func (r *root) bind() {
-	r.t.Helper()
-	if err := unix.Mount(r.data(), dataRoot, "", unix.MS_BIND, ""); err != nil {
-		r.t.Fatal(err)
-	}
-}
-
-func (r *root) destroy() {
-	// Bridges stay when a daemon stops, and would hinder the next root's.
-	for _, name := range strings.Fields(output(r.t, "sh", "-c", "ip -o link show type bridge | cut -d: -f2")) {
-		output(r.t, "ip", "link", "del", name)
-	}
-	output(r.t, "nft", "flush", "ruleset") // of this namespace
-	r.unmount()
-	if err := os.RemoveAll(r.dir); err != nil {
-		r.t.Errorf("remove the data root: %v", err)
-	}
-}
-
-func output(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		t.Errorf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
-// unmount takes the data root away from dataRoot, and whatever is still mounted below.
-func (r *root) unmount() {
-	data, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	var list []string
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) > 1 && (strings.HasPrefix(f[1], dataRoot) || strings.HasPrefix(f[1], r.dir)) {
-			list = append([]string{f[1]}, list...)
-		}
-	}
-	for _, path := range list {
-		_ = unix.Unmount(path, unix.MNT_DETACH) // it goes with the namespace at the latest
-	}
-}
-
 // copy returns an independent copy of the root, which takes the original's place at dataRoot.
 func (r *root) copy(t *testing.T) *root {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "stated-interchange-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &root{t: t, dir: dir}
-	t.Cleanup(c.destroy)
-	if out, err := exec.Command("cp", "-a", r.data(), c.data()).CombinedOutput(); err != nil {
-		t.Fatalf("copy the data root: %v: %s", err, out)
-	}
+	c := &root{t: t, dir: scratch.Dir(t)}
+	scratch.Run(t, "cp", "-a", r.data(), c.data())
 	c.bind()
 	return c
+}
+
+func (r *root) data() string { return filepath.Join(r.dir, "data") }
+
+// bind shows the root at dataRoot until the test ends.
+func (r *root) bind() {
+	r.t.Helper()
+	r.t.Cleanup(func() {
+		scratch.Unmount(r.t, dataRoot)
+		// Bridges stay when a daemon stops, and would hinder the next root's. So would rules.
+		scratch.Run(r.t, "sh", "-c", `for name in $(ip -o link show type bridge | cut -d: -f2); do ip link del $name || bad=1; done
+			nft flush ruleset && [ -z "$bad" ]`)
+	})
+	if err := unix.Mount(r.data(), dataRoot, "", unix.MS_BIND, ""); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // engine is a running daemon.
@@ -158,143 +84,57 @@ type engine struct {
 	t      *testing.T
 	name   string
 	socket string
-	log    string
-	pid    int // of stated
-	end    func()
+	end    func(syscall.Signal)
 }
 
 // dockerd runs a real dockerd on the root until stop.
 func (r *root) dockerd() *engine {
-	t := r.t
-	t.Helper()
-	log := filepath.Join(r.dir, "dockerd.log")
-	cmd := exec.Command("../env/with-dockerd.sh", r.data(), "sh", "-c", `echo "$DOCKER_HOST"; read -r _ || true`)
-	cmd.Env = append(os.Environ(), "DOCKERD_LOG="+log)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		_ = cmd.Wait() // what it said is more telling than how it ended
-		t.Fatalf("there is no dockerd to compare with: %s\n%s", stderr.String(), tail(log))
-	}
-	ended := false
-	e := &engine{t: t, name: "dockerd", socket: strings.TrimPrefix(strings.TrimSpace(line), "unix://"), log: log}
-	e.end = func() {
-		if ended {
-			return
-		}
-		ended = true
-		_ = stdin.Close() // it is what ends it
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("end dockerd: %v: %s", err, stderr.String())
-		}
-	}
-	t.Cleanup(e.stop)
-	return e
+	r.t.Helper()
+	d := scratch.StartDockerd(r.t, r.data(), filepath.Join(r.dir, "dockerd.log"))
+	return &engine{t: r.t, name: "dockerd", socket: d.Socket, end: func(syscall.Signal) { d.End() }}
 }
 
 // stated runs stated on the root until stop.
 func (r *root) stated(flags ...string) *engine {
-	t := r.t
-	t.Helper()
+	r.t.Helper()
 	e, err := r.tryStated(flags...)
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	return e
 }
 
 // tryStated is stated for a root on which it may refuse to start.
 func (r *root) tryStated(flags ...string) (*engine, error) {
-	t := r.t
-	log := filepath.Join(r.dir, "stated.log")
-	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	l := scratch.Launch{
+		Roots:  testenv.Roots{Data: dataRoot, Exec: filepath.Join(r.dir, "exec")},
+		Socket: filepath.Join(r.dir, "stated.sock"),
+		Log:    filepath.Join(r.dir, "stated.log"),
+		Flags:  flags,
+	}
+	d, err := l.Start()
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	socket := filepath.Join(r.dir, "stated.sock")
-	cmd := exec.Command(binary(t), append([]string{"daemon", "--data-root", dataRoot, "--exec-root", filepath.Join(r.dir, "exec"),
-		"-H", "unix://" + socket}, flags...)...)
-	cmd.Stdout, cmd.Stderr = f, f
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // how it ended is in the log
-		close(exited)
-	}()
-	e := &engine{t: t, name: "stated", socket: socket, log: log, pid: cmd.Process.Pid}
-	ended := false
-	e.end = func() {
-		if ended {
-			return
+	e := &engine{t: r.t, name: "stated", socket: l.Socket, end: func(sig syscall.Signal) {
+		if err := d.End(sig); err != nil {
+			r.t.Error(err)
 		}
-		ended = true
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-		select {
-		case <-exited:
-		case <-time.After(30 * time.Second):
-			t.Errorf("stated did not end:\n%s", tail(log))
-			_ = cmd.Process.Kill() // it must not outlive the test
-			<-exited
+	}}
+	r.t.Cleanup(func() {
+		if r.t.Failed() {
+			r.t.Logf("the log of stated ends:\n%s", scratch.Tail(l.Log))
 		}
-	}
-	deadline := time.After(60 * time.Second)
-	for {
-		if _, err := e.try(http.MethodGet, "/_ping", nil); err == nil {
-			t.Cleanup(e.stop)
-			return e, nil
-		}
-		select {
-		case <-exited:
-			return nil, fmt.Errorf("stated ended at its start:\n%s", tail(log))
-		case <-deadline:
-			e.end()
-			return nil, fmt.Errorf("stated does not serve:\n%s", tail(log))
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-func binary(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("stated")
-	if err != nil {
-		t.Fatal("stated is not on PATH: run the tests with make test, which builds it")
-	}
-	return path
+		e.stop()
+	})
+	return e, nil
 }
 
 // stop ends the daemon; its containers have been stopped or removed before.
-func (e *engine) stop() {
-	if e.t.Failed() {
-		e.t.Logf("the log of %s:\n%s", e.name, tail(e.log))
-	}
-	e.end()
-}
+func (e *engine) stop() { e.end(syscall.SIGTERM) }
 
-func tail(path string) string {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	return string(data[max(0, len(data)-6000):])
-}
+// kill ends stated as the kernel would.
+func (e *engine) kill() { e.end(syscall.SIGKILL) }
 
 // try sends a request; body is JSON, or an io.Reader that is sent as it is.
 func (e *engine) try(method, path string, body any) ([]byte, error) {
@@ -320,10 +160,7 @@ func (e *engine) try(method, path string, body any) ([]byte, error) {
 	if body != nil {
 		req.Header.Set("Content-Type", contentType)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", e.socket)
-	}}}
-	resp, err := client.Do(req)
+	resp, err := scratch.Client(e.socket).Do(req)
 	if err != nil {
 		return nil, err
 	}

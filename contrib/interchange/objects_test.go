@@ -11,10 +11,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 type object = map[string]any
@@ -99,18 +100,9 @@ func run(e *engine, name string, config object) {
 	e.wait(name)
 }
 
-func busyboxTar(t *testing.T) string {
-	t.Helper()
-	out, err := exec.Command("../env/busybox.sh").Output()
-	if err != nil {
-		t.Fatalf("make the busybox image: %v", err)
-	}
-	return strings.TrimSpace(string(out))
-}
-
 func importBusybox(e *engine) {
 	e.t.Helper()
-	f, err := os.Open(busyboxTar(e.t))
+	f, err := os.Open(scratch.Busybox(e.t))
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -122,7 +114,7 @@ func importBusybox(e *engine) {
 // twoLayers is an image archive of two layers, the second of which hides a file of the first.
 func twoLayers(t *testing.T) *bytes.Reader {
 	t.Helper()
-	base, err := os.ReadFile(busyboxTar(t))
+	base, err := os.ReadFile(scratch.Busybox(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,17 +7,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"stated.dev/stated/api/types"
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // command runs a stated command and returns what it printed.
-func command(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	out, err := exec.Command(binary(t), args...).CombinedOutput()
+func command(args ...string) (string, error) {
+	out, err := exec.Command("stated", args...).CombinedOutput()
 	return string(out), err
 }
 
@@ -31,7 +30,7 @@ func TestLiveDockerd(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(r.data(), ".stated")); err == nil {
 		t.Error("stated wrote into a root that dockerd uses")
 	}
-	if out, err := command(t, "adopt", "--check", r.data()); err != nil || !strings.Contains(out, "is in use by dockerd") {
+	if out, err := command("adopt", "--check", r.data()); err != nil || !strings.Contains(out, "is in use by dockerd") {
 		t.Errorf("adopt --check says %s (%v)", out, err)
 	}
 	d.stop()
@@ -158,14 +157,14 @@ func TestHandback(t *testing.T) {
 	before := s.take()
 	s.kill()
 	flags := []string{"--data-root", dataRoot, "--exec-root", filepath.Join(r.dir, "exec")}
-	out, err := command(t, append([]string{"handback"}, flags...)...)
+	out, err := command(append([]string{"handback"}, flags...)...)
 	if err != nil || !strings.Contains(out, "dockerd may start on it") {
 		t.Fatalf("handback: %v: %s", err, out)
 	}
 	if info, err := os.Stat(filepath.Join(r.data(), ".stated", "journal")); err != nil || info.Size() != 0 {
 		t.Errorf("the journal is not empty after handback: %v %v", info, err)
 	}
-	if out, err := command(t, "adopt", "--check", r.data()); err != nil {
+	if out, err := command("adopt", "--check", r.data()); err != nil {
 		t.Errorf("adopt --check after handback: %s", out)
 	}
 	d := r.dockerd()
@@ -182,42 +181,33 @@ func TestCleanup(t *testing.T) {
 	create(s, "runs", object{"Image": "busybox", "Cmd": list{"sleep", "1000"}, "HostConfig": object{"PortBindings": object{"80/tcp": list{object{"HostPort": "18081"}}}}})
 	s.do(http.MethodPost, "/containers/runs/start", nil)
 	flags := []string{"cleanup", "--data-root", dataRoot, "--exec-root", filepath.Join(r.dir, "exec")}
-	if out, err := command(t, flags...); err == nil || !strings.Contains(out, "in use by another stated") {
+	if out, err := command(flags...); err == nil || !strings.Contains(out, "in use by another stated") {
 		t.Errorf("cleanup beside a daemon: %v: %s", err, out)
 	}
 	s.kill()
-	if out, err := command(t, flags...); err == nil || !strings.Contains(out, "these containers run: runs;") {
+	if out, err := command(flags...); err == nil || !strings.Contains(out, "these containers run: runs;") {
 		t.Errorf("cleanup beside a container: %v: %s", err, out)
 	}
 	s = r.stated()
 	clean(s)
 	s.stop()
-	out, err := command(t, flags...)
+	out, err := command(flags...)
 	if err != nil || !strings.Contains(out, "interface docker0") {
 		t.Errorf("cleanup: %v: %s", err, out)
 	}
-	if left := output(t, "ip", "-o", "link", "show", "type", "bridge"); left != "" {
+	if left := scratch.Run(t, "ip", "-o", "link", "show", "type", "bridge"); left != "" {
 		t.Errorf("cleanup left %s", left)
 	}
-	if left := output(t, "nft", "list", "tables"); strings.Contains(left, "stated-") {
+	if left := scratch.Run(t, "nft", "list", "tables"); strings.Contains(left, "stated-") {
 		t.Errorf("cleanup left %s", left)
 	}
-	if left := output(t, "sh", "-c", "grep "+r.dir+" /proc/self/mounts || true"); strings.Count(left, "\n") > 0 {
+	if left := scratch.Run(t, "sh", "-c", "grep "+r.dir+" /proc/self/mounts || true"); left != "" {
 		t.Errorf("cleanup left the mounts %s", left)
 	}
 	if _, err := os.Stat(filepath.Join(r.dir, "exec")); err == nil {
 		t.Error("cleanup left the exec root")
 	}
-	if out, err := command(t, flags...); err != nil {
+	if out, err := command(flags...); err != nil {
 		t.Errorf("a second cleanup: %v: %s", err, out)
 	}
-}
-
-// kill ends stated as the kernel would.
-func (e *engine) kill() {
-	e.t.Helper()
-	if err := syscall.Kill(e.pid, syscall.SIGKILL); err != nil {
-		e.t.Fatal(err)
-	}
-	e.end()
 }
