@@ -1,8 +1,11 @@
+// Package soak keeps containers busy while their daemon is killed, and counts what they notice. STATED_SOAK=long makes
+// the runs as long as the promises that they check.
 package soak
 
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +19,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"stated.dev/stated/internal/testenv/scratch"
+	"stated.dev/stated/network/netns/netnstest"
 )
+
+func TestMain(m *testing.M) { netnstest.Main(m) }
 
 // report is what the program in the container measured; see load.
 type report struct {
@@ -29,49 +37,45 @@ type report struct {
 // 20,000 lines a second and makes 1,000 lookups a second, with connections open and new ones made all the time.
 func TestKill9(t *testing.T) {
 	kills, alive, away := 20, 200*time.Millisecond, 10*time.Second
-	if long() {
+	if os.Getenv("STATED_SOAK") == "long" {
 		alive, away = 2*time.Second, time.Minute
 	}
-	h := newHost(t)
-	program := filepath.Join(h.dir, "load")
-	build := exec.Command("go", "build", "-o", program, "./load")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the load: %v: %s", err, out)
-	}
-	out := filepath.Join(h.dir, "out")
+	h := scratch.Started(t)
+	program := filepath.Join(h.Dir, "load")
+	scratch.Go(t, "build", "-o", program, "./load")
+	out := filepath.Join(h.Dir, "out")
 	if err := os.Mkdir(out, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h.docker("network", "create", "soak")
-	h.docker("run", "-d", "--name", "peer", "--network", "soak", "busybox", "sleep", "1000000")
-	address := h.docker("inspect", "-f", "{{.NetworkSettings.Networks.soak.IPAddress}}", "peer")
-	h.docker("run", "-d", "--name", "load", "--network", "soak", "-p", "8080:80", "-v", program+":/load:ro", "-v", out+":/out",
+	h.Docker("network", "create", "soak")
+	h.Docker("run", "-d", "--name", "peer", "--network", "soak", "busybox", "sleep", "1000000")
+	address := h.Docker("inspect", "-f", "{{.NetworkSettings.Networks.soak.IPAddress}}", "peer")
+	h.Docker("run", "-d", "--name", "load", "--network", "soak", "-p", "8080:80", "-v", program+":/load:ro", "-v", out+":/out",
 		"busybox", "/load", "-name", "peer", "-want", address)
-	pid := h.docker("inspect", "-f", "{{.State.Pid}}", "load")
+	pid := h.Docker("inspect", "-f", "{{.State.Pid}}", "load")
 
-	control := startControl(t, program, filepath.Join(h.dir, "control.json"))
-	clients := startClients("172.30.0.1:8080", "127.0.0.1:8080")
+	control := startControl(t, program, filepath.Join(h.Dir, "control.json"))
+	clients := startClients(h.Gateway()+":8080", "127.0.0.1:8080")
 	var slowest, total time.Duration
 	begun := time.Now()
 	for range kills {
 		time.Sleep(alive + rand.N(alive))
-		h.kill()
-		took := h.start()
+		h.Stop(syscall.SIGKILL)
+		took := h.Start()
 		slowest, total = max(slowest, took), total+took
 	}
 	time.Sleep(alive)
-	h.kill()
+	h.Stop(syscall.SIGKILL)
 	time.Sleep(away)
-	slowest = max(slowest, h.start())
+	slowest = max(slowest, h.Start())
 	time.Sleep(alive)
 	ran := time.Since(begun)
 	clients.end()
-	if now := h.docker("inspect", "-f", "{{.State.Pid}} {{.State.Status}} {{.RestartCount}}", "load"); now != pid+" running 0" {
+	if now := h.Docker("inspect", "-f", "{{.State.Pid}} {{.State.Status}} {{.RestartCount}}", "load"); now != pid+" running 0" {
 		t.Fatalf("the container is %s, want %s running 0", now, pid)
 	}
 	alone := control()
-	h.docker("stop", "load")
+	h.Docker("stop", "load")
 	var r report
 	readJSON(t, filepath.Join(out, "report.json"), &r)
 
@@ -101,7 +105,7 @@ func TestKill9(t *testing.T) {
 		}
 		t.Error(err)
 	}
-	checkLines(t, h.command("logs", "load"), r.Lines)
+	checkLines(t, h.Command("logs", "load"), r.Lines)
 }
 
 // startControl starts the same writes into a pipe that is read and thrown away, on the same machine at the same time.
@@ -132,6 +136,18 @@ func startControl(t *testing.T, program, out string) func() report {
 		var result report
 		readJSON(t, out, &result)
 		return result
+	}
+}
+
+// readJSON decodes a file.
+func readJSON(t *testing.T, path string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, into)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
