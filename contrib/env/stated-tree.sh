@@ -7,6 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 dir=$1 suite=$2
 shift 2
 docker=$("$here/docker-cli.sh")
+mkdir "$dir"
 cp -a "$("$here/debian.sh")/." "$dir/"
 install -t "$dir/usr/bin" "$(command -v stated)" "$(command -v stated-shim)" "$(command -v runc)"
 install -m 644 -t "$dir/usr/lib/systemd/system" "$here/../systemd/stated.service" "$here/../systemd/stated.socket"

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // waitLimit is generous: a virtual machine may be twenty times slower than its host.
@@ -44,7 +46,7 @@ func TestInside(t *testing.T) {
 	t.Run("enough", func(t *testing.T) {
 		run(t, "docker", "rm", "-f", "kept")
 		run(t, "systemctl", "stop", "stated.service", "stated.socket")
-		eventually(t, "the shims' scopes go", func() bool {
+		scratch.Eventually(t, waitLimit, "the shims' scopes go", func() bool {
 			return run(t, "systemctl", "list-units", "--plain", "--no-legend", "stated-shim-*") == ""
 		})
 	})
@@ -212,7 +214,7 @@ func (c container) watchdog(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "systemd starts the hung daemon again", func() bool {
+	scratch.Eventually(t, waitLimit, "systemd starts the hung daemon again", func() bool {
 		now := mainPID(t)
 		return now != "0" && now != old && run(t, "systemctl", "show", "-P", "ActiveState", "stated") == "active"
 	})
@@ -294,16 +296,4 @@ func read(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(data)
-}
-
-// eventually waits until ok holds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(waitLimit)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // bootLimit bounds a boot with all its tests.
@@ -20,24 +22,10 @@ func TestNspawn(t *testing.T) {
 	if os.Getenv("STATED_INSIDE") != "" {
 		return // it is what runs us
 	}
-	dir, err := os.MkdirTemp("", "stated-nspawn-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	suite := filepath.Join(dir, "suite.test")
-	build := exec.Command("go", "test", "-c", "-o", suite, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	must(t, build)
-	tree := filepath.Join(dir, "tree")
-	if err := os.Mkdir(tree, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	must(t, exec.Command("../env/stated-tree.sh", tree, suite, "-test.v", "-test.run=TestInside"))
+	dir := scratch.Dir(t)
+	suite, tree := filepath.Join(dir, "suite.test"), filepath.Join(dir, "tree")
+	scratch.Go(t, "test", "-c", "-o", suite, ".")
+	scratch.Run(t, "../env/stated-tree.sh", tree, suite, "-test.v", "-test.run=TestInside")
 
 	boot := exec.Command("timeout", "-k", "5", fmt.Sprint(int(bootLimit.Seconds())), "systemd-nspawn", "--quiet", "--boot", "--directory="+tree, "--machine=stated-test-"+fmt.Sprint(os.Getpid()),
 		"--register=no", "--keep-unit", "--private-network", "--capability=all", "--console=pipe")
@@ -51,12 +39,5 @@ func TestNspawn(t *testing.T) {
 		t.Errorf("the tests did not end: %v\n%s", err, console)
 	case strings.TrimSpace(string(status)) != "0":
 		t.Errorf("the tests failed\n%s", console[max(0, len(console)-3000):])
-	}
-}
-
-func must(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%q: %v: %s", cmd.Args, err, out)
 	}
 }

@@ -11,13 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 const device = "/dev/vdb" // in the virtual machine: the disk that is kept
@@ -31,28 +32,28 @@ func TestCuts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, "mkfs.ext4", "-q", device)
-	sectors := run(t, "blockdev", "--getsz", device)
+	scratch.Run(t, "mkfs.ext4", "-q", device)
+	sectors := scratch.Run(t, "blockdev", "--getsz", device)
 	linear := "0 " + sectors + " linear " + device + " 0"
 	lost := "0 " + sectors + " flakey " + device + " 0 0 86400 1 drop_writes"
-	run(t, "dmsetup", "create", "--noudevsync", "--noudevrules", "cut", "--table", linear)
-	node := "/dev/" + run(t, "dmsetup", "info", "-c", "--noheadings", "-o", "blkdevname", "cut")
+	scratch.Run(t, "dmsetup", "create", "--noudevsync", "--noudevrules", "cut", "--table", linear)
+	node := "/dev/" + scratch.Run(t, "dmsetup", "info", "-c", "--noheadings", "-o", "blkdevname", "cut")
 	state := disk{}
 	operations := map[string]int{}
 	for n := range cuts {
 		m := machine{Device: node, Binary: "/usr/bin/stated", Image: "/suite/busybox.tar", Log: "/run/machine.log", Before: state, Work: true}
 		p := power(t, m)
 		p.checked(t)
-		run(t, "dmsetup", "load", "cut", "--table", lost)
+		scratch.Run(t, "dmsetup", "load", "cut", "--table", lost)
 		p.work(rand.IntN(16))
 		time.Sleep(rand.N(time.Second))
-		state = p.cut(func() { run(t, "dmsetup", "resume", "--noudevsync", "--noflush", "--nolockfs", "cut") })
+		state = p.cut(func() { scratch.Run(t, "dmsetup", "resume", "--noudevsync", "--noflush", "--nolockfs", "cut") })
 		for name, count := range p.operations {
 			operations[name] += count
 		}
 		waitUnmounted(t)
-		run(t, "dmsetup", "load", "cut", "--table", linear)
-		run(t, "dmsetup", "resume", "--noudevsync", "cut")
+		scratch.Run(t, "dmsetup", "load", "cut", "--table", linear)
+		scratch.Run(t, "dmsetup", "resume", "--noudevsync", "cut")
 		removeCgroups()
 		t.Logf("cut %d: %d containers in question", n+1, len(state))
 	}
@@ -63,7 +64,7 @@ func TestCuts(t *testing.T) {
 	p.cut(func() {})
 	waitUnmounted(t)
 	removeCgroups()
-	run(t, "dmsetup", "remove", "--noudevsync", "cut")
+	scratch.Run(t, "dmsetup", "remove", "--noudevsync", "cut")
 	left, err := json.Marshal(p.state)
 	if err != nil {
 		t.Fatal(err)
@@ -137,8 +138,7 @@ func power(t *testing.T, m machine) *powered {
 	t.Cleanup(func() {
 		p.cut(func() {})
 		if t.Failed() {
-			data, _ := os.ReadFile(m.Log) // for the message only
-			t.Logf("the daemon's log ends:\n%s", data[max(0, len(data)-5000):])
+			t.Logf("the daemon's log ends:\n%s", scratch.Tail(m.Log))
 		}
 	})
 	return p
@@ -255,13 +255,9 @@ func (p *powered) work(notes int) {
 // waitUnmounted waits until the kernel has let go of the disk.
 func waitUnmounted(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for run(t, "dmsetup", "info", "-c", "--noheadings", "-o", "open", "cut") != "0" {
-		if time.Now().After(deadline) {
-			t.Fatal("the disk stays mounted after every process has ended")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	scratch.Eventually(t, time.Minute, "the disk is unmounted after every process has ended", func() bool {
+		return scratch.Run(t, "dmsetup", "info", "-c", "--noheadings", "-o", "open", "cut") == "0"
+	})
 }
 
 // removeCgroups removes what a fresh kernel would not have.
@@ -274,14 +270,4 @@ func removeCgroups() {
 			}
 		}
 	}
-}
-
-// run runs a command, which must succeed, and returns its output without spaces around it.
-func run(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%q: %v: %s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
 }

@@ -2,13 +2,11 @@ package vmtest
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,6 +20,8 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // machineEnv holds the configuration of a machine: a process that is the init of namespaces of its own, mounts the
@@ -337,9 +337,8 @@ func work(number int, found map[string]string, tell func(note)) error {
 
 // call makes a request of the daemon. The answer goes to into: a pointer to decode JSON to, or a buffer.
 func call(method, path string, body []byte, into any) error {
-	client := http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socketPath)
-	}}}
+	client := scratch.Client(socketPath)
+	client.Timeout = 2 * time.Minute
 	req, err := http.NewRequest(method, "http://stated"+path, bytes.NewReader(body))
 	if err != nil {
 		return err

@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 func TestMain(m *testing.M) {
@@ -57,19 +59,9 @@ func TestVM(t *testing.T) {
 	if os.Getenv("STATED_SOAK") == "long" {
 		boots, cuts = 5, 10
 	}
-	dir, err := os.MkdirTemp("", "stated-vm-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := scratch.Dir(t)
 	for name, pkg := range map[string]string{"vm.test": ".", "systemd.test": "../systemdtest"} {
-		build := exec.Command("go", "test", "-c", "-o", filepath.Join(dir, name), pkg)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		must(t, build)
+		scratch.Go(t, "test", "-c", "-o", filepath.Join(dir, name), pkg)
 	}
 	for boot := range boots {
 		t.Run(fmt.Sprint("boot ", boot+1), func(t *testing.T) { oneBoot(t, dir, cuts, boot == 0) })
@@ -79,11 +71,8 @@ func TestVM(t *testing.T) {
 // oneBoot boots the virtual machine with a new disk, and checks the disk that it leaves.
 func oneBoot(t *testing.T, dir string, cuts int, systemd bool) {
 	tree := filepath.Join(t.TempDir(), "tree")
-	if err := os.Mkdir(tree, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	must(t, exec.Command("../env/stated-tree.sh", tree, filepath.Join(dir, "systemd.test"), "-test.v", "-test.run=TestInside"))
-	must(t, exec.Command("cp", filepath.Join(dir, "vm.test"), filepath.Join(tree, "suite")))
+	scratch.Run(t, "../env/stated-tree.sh", tree, filepath.Join(dir, "systemd.test"), "-test.v", "-test.run=TestInside")
+	scratch.Run(t, "cp", filepath.Join(dir, "vm.test"), filepath.Join(tree, "suite"))
 	with := 0
 	if systemd {
 		with = 1
@@ -92,7 +81,7 @@ func oneBoot(t *testing.T, dir string, cuts int, systemd bool) {
 		t.Fatal(err)
 	}
 	image := filepath.Join(t.TempDir(), "disk")
-	must(t, exec.Command("truncate", "-s", "2G", image))
+	scratch.Run(t, "truncate", "-s", "2G", image)
 	limit := 300 + 60*cuts // more than a busy host needs
 	cmd := exec.Command("../env/vm.sh", "-m", "3072", "-t", fmt.Sprint(limit), "-r", tree, "-d", image, "--", "/suite/boot")
 	out, err := cmd.CombinedOutput()
@@ -138,8 +127,8 @@ func checkDisk(t *testing.T, image string, state disk) {
 	if err != nil {
 		t.Fatalf("%v: run the tests with make test, which builds it", err)
 	}
-	raw := output(t, exec.Command("losetup", "-f", "--show", image))
-	t.Cleanup(func() { must(t, exec.Command("losetup", "-d", raw)) })
+	raw := scratch.Run(t, "losetup", "-f", "--show", image)
+	t.Cleanup(func() { scratch.Run(t, "losetup", "-d", raw) })
 	p := power(t, machine{Device: raw, Binary: stated, Log: filepath.Join(t.TempDir(), "log"), Before: state})
 	p.checked(t)
 	after := p.cut(func() {})
@@ -158,14 +147,13 @@ ls "$2/root/containers" | wc -l
   timeout 20 sh -c 'until [ \$(cat $2/root/volumes/counter/_data/n) -gt '\$n' ]; do :; done' && echo counter goes on from \$n
   '$3' rm -f \$('$3' ps -aq)"
 umount "$2"`
-	cmd := exec.Command("unshare", "-m", "sh", "-c", script, "sh", raw, point, output(t, exec.Command("../env/docker-cli.sh")))
+	cmd := exec.Command("unshare", "-m", "sh", "-c", script, "sh", raw, point, scratch.Docker(t))
 	log := filepath.Join(t.TempDir(), "dockerd.log")
 	cmd.Env = append(os.Environ(), "DOCKERD_LOG="+log)
 	out, err := cmd.CombinedOutput()
 	t.Logf("dockerd on the result of handback:\n%s", out)
 	if err != nil {
-		data, _ := os.ReadFile(log) // for the message only
-		t.Errorf("dockerd: %v\n%s", err, data[max(0, len(data)-3000):])
+		t.Errorf("dockerd: %v\n%s", err, scratch.Tail(log))
 	}
 	for name := range after {
 		if !strings.Contains(string(out), "has "+name+" ") {
@@ -175,21 +163,4 @@ umount "$2"`
 	if !strings.Contains(string(out), "counter goes on") {
 		t.Error("the counter does not go on under dockerd")
 	}
-}
-
-func must(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%q: %v: %s", cmd.Args, err, out)
-	}
-}
-
-func output(t *testing.T, cmd *exec.Cmd) string {
-	t.Helper()
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%q: %v", cmd.Args, err)
-	}
-	return strings.TrimSpace(string(out))
 }
