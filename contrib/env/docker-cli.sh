@@ -11,9 +11,10 @@ fi
 unpack() { "$here/unpack.sh" sid "$1" docker-cli; }
 once docker-cli unpack
 # The program is linked against that suite's libraries, so it is started by their loader.
-cat >"$cache/docker-cli.run" <<RUN
+cat >"$cache/docker-cli.run.$$" <<RUN
 #!/bin/sh
 exec "$cache/docker-cli/lib64/ld-linux-x86-64.so.2" --library-path "$cache/docker-cli/usr/lib/x86_64-linux-gnu" "$cache/docker-cli/usr/bin/docker" "\$@"
 RUN
-chmod +x "$cache/docker-cli.run"
+chmod +x "$cache/docker-cli.run.$$"
+mv "$cache/docker-cli.run.$$" "$cache/docker-cli.run" # whole at any time
 echo "$cache/docker-cli.run"

@@ -21,7 +21,7 @@ import (
 	"stated.dev/stated/daemon/runtime/shimapi"
 )
 
-// programs is the directory of what all tests run, which the first of them builds.
+// programs is the directory of what all tests run, which the first of them makes and fills.
 var (
 	programs string
 	build    sync.Once
@@ -32,12 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "stated-external")
-	if err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(dir)
-	programs = dir
+	defer func() { _ = os.RemoveAll(programs) }() // nothing, where no test ran
 	return m.Run()
 }
 
@@ -71,6 +66,8 @@ func newWorld(t *testing.T) *world {
 		w.runc = "runc"
 	}
 	build.Do(func() {
+		programs, err = os.MkdirTemp("", "stated-external")
+		runtimetest.Must(t, err)
 		runtimetest.Rootfs(t, programs)
 		runtimetest.Build(t, programs, "stated.dev/stated/cmd/stated-shim")
 	})
