@@ -314,14 +314,19 @@ func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
 }
 
 func (d *Daemon) openVolumes(ctx context.Context) (io.Closer, error) {
-	dir := filepath.Join(d.cfg.Root, "volumes")
+	opts := volumeOptions(d.cfg.Root)
+	opts.Events, opts.References = d.events, d.volumeUsers
 	var err error
-	d.volumes, err = volumes.Open(ctx, volumes.Options{
-		Dir: dir, StateDir: d.statePath("volumes"), Events: d.events,
-		References: d.volumeUsers,
-		Drivers:    map[string]volumes.Driver{volumes.DefaultDriver: local.New(local.Options{Dir: dir, StateDir: d.statePath("volumes")})},
-	})
+	d.volumes, err = volumes.Open(ctx, opts)
 	return d.volumes, err
+}
+
+// volumeOptions are those of a data root's volume store, without those who listen to it.
+func volumeOptions(root string) volumes.Options {
+	dir, state := filepath.Join(root, "volumes"), filepath.Join(root, stateDir, "volumes")
+	return volumes.Options{Dir: dir, StateDir: state, Drivers: map[string]volumes.Driver{
+		volumes.DefaultDriver: local.New(local.Options{Dir: dir, StateDir: state}),
+	}}
 }
 
 func (d *Daemon) openNetwork(ctx context.Context) (io.Closer, error) {

@@ -23,6 +23,7 @@ import (
 	"stated.dev/stated/graphdriver/layer"
 	"stated.dev/stated/internal/ids"
 	"stated.dev/stated/network"
+	"stated.dev/stated/volumes"
 )
 
 // HandBack makes a data root whole for dockerd after a power cut, with the daemon stopped: it brings the journal's
@@ -52,6 +53,15 @@ func HandBack(ctx context.Context, cfg Config, log *slog.Logger) (done []string,
 	}
 	for _, path := range report.Kept {
 		done = append(done, "left "+path+" alone: somebody else has written it since")
+	}
+	// Opening the store brings its log into metadata.db and makes the directories that a power cut took.
+	store, err := volumes.Open(ctx, volumeOptions(cfg.Root))
+	if err != nil {
+		return done, err
+	}
+	opened.add(store)
+	for _, p := range store.Problems() {
+		done = append(done, fmt.Sprintf("volume %s: %s", cmp.Or(p.Volume, p.Driver), p.Text))
 	}
 	driver, err := graphdriver.Open(ctx, graphdriver.Options{Root: cfg.Root, Name: cfg.StorageDriver, Opts: cfg.StorageOpts}, builtin.Table())
 	if err != nil {

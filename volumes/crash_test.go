@@ -2,6 +2,7 @@ package volumes_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -55,7 +56,7 @@ func crash(operation, root string) error {
 	default:
 		err = fmt.Errorf("no operation %q", operation)
 	}
-	return err
+	return errors.Join(err, s.Close())
 }
 
 // crashAt runs crash in a process of its own that is killed at the point.
@@ -115,14 +116,16 @@ func (h *host) close() {
 }
 
 func TestCrashInCreate(t *testing.T) {
-	for _, point := range []string{"volumes.create.staged", "volumes.create.recorded", "volumes.create.published"} {
+	for _, point := range []string{
+		"volumes.create.staged", "volumes.record.logged", "volumes.create.recorded", "volumes.create.published", "volumes.record.folded",
+	} {
 		t.Run(point, func(t *testing.T) {
 			h := newCrashHost(t)
 			h.close()
 			crashAt(t, h.root, "create", point)
 			h.open()
 			listed := h.names(nil)
-			acknowledged := point == "volumes.create.published"
+			acknowledged := point == "volumes.create.published" || point == "volumes.record.folded"
 			if recorded := point != "volumes.create.staged"; recorded && !slices.Contains(listed, "victim") {
 				t.Errorf("recorded and gone (acknowledged: %v): %q", acknowledged, listed)
 			}
@@ -151,6 +154,53 @@ func TestCrashInCreate(t *testing.T) {
 			}
 			h.checkWhole()
 		})
+	}
+}
+
+// A daemon is killed before its last change came into the database, and a dockerd writes that: the change is dropped and
+// reported, and what dockerd wrote stays.
+func TestLogAfterAnotherDaemon(t *testing.T) {
+	h := newCrashHost(t)
+	h.close()
+	crashAt(t, h.root, "create", "volumes.create.published")
+	h.write(map[string]string{"other": `{"Name":"other","Driver":"local","Labels":{"o":"1"},"Options":null}`})
+	h.mkdir("other")
+	h.open()
+	if got := h.names(nil); !slices.Equal(got, []string{"other", "victim", "witness"}) {
+		t.Errorf("%q", got)
+	}
+	if v, err := h.store.Get(t.Context(), "victim", volumes.GetRequest{}); err != nil || len(v.Labels) != 0 {
+		t.Errorf("a dropped record: %+v, %v", v, err)
+	}
+	if v, err := h.store.Get(t.Context(), "other", volumes.GetRequest{}); err != nil || v.Labels["o"] != "1" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	problems := h.store.Problems()
+	if len(problems) != 1 || problems[0].Volume != "victim" || !strings.Contains(problems[0].Text, "another daemon has written metadata.db") {
+		t.Errorf("%+v", problems)
+	}
+	h.close()
+	h.open()
+	if problems := h.store.Problems(); len(problems) != 0 {
+		t.Errorf("reported twice: %+v", problems)
+	}
+}
+
+// The database is damaged when a daemon was killed: the changes of its log complete the copy that takes its place.
+func TestLogCompletesOlderCopy(t *testing.T) {
+	h := newCrashHost(t)
+	h.close()
+	crashAt(t, h.root, "create", "volumes.create.published")
+	path := filepath.Join(h.dir(), "metadata.db")
+	if err := os.WriteFile(path, make([]byte, 32<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	if v, err := h.store.Get(t.Context(), "victim", volumes.GetRequest{}); err != nil || v.Labels["a"] != "b" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if v, err := h.store.Get(t.Context(), "witness", volumes.GetRequest{}); err != nil || v.Labels["w"] != "1" {
+		t.Errorf("%+v, %v", v, err)
 	}
 }
 
@@ -188,6 +238,8 @@ func TestPowerCutAfterCreate(t *testing.T) {
 func TestCrashInRemove(t *testing.T) {
 	for point, want := range map[string][]string{
 		"volumes.remove.prepared":   {"victim", "witness"},
+		"volumes.record.logged":     {"witness"},
+		"volumes.record.folded":     {"witness"},
 		"volumes.remove.unrecorded": {"witness"},
 		"volumes.remove.deleted":    {"witness"},
 	} {

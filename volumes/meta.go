@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"go.etcd.io/bbolt"
+
+	"stated.dev/stated/internal/wal"
 )
 
 // record is a volume in metadata.db: key is the name, value this as JSON. The format is Docker's.
@@ -53,15 +55,24 @@ const (
 	maxMarks = 1024
 )
 
-// metadata is the database of volume records. Changes are grouped: while one transaction flushes, the next collects.
+// metadata keeps the records. A change is durable once it is in the log, with one flush for all that came at once; the
+// database follows soon, in one transaction for all that came meanwhile. What the log holds when the store opens was
+// acknowledged and never came into the database, so it is brought there first.
 type metadata struct {
-	db   *bbolt.DB
-	sync func(context.Context) error // makes the drivers' part of settled changes durable
+	db      *bbolt.DB
+	log     *wal.Log
+	sync    func(context.Context) error // makes the drivers' part of settled changes durable
+	closing chan struct{}
+	folds   sync.WaitGroup // the fold that is due
 
-	turn sync.Mutex // held over a transaction; taken before mu
+	folding sync.Mutex // held over a transaction; taken before turn
+	turn    sync.Mutex // held over an append to the log and over its reset; taken before mu
 
 	mu      sync.Mutex          // guards the fields below; never held over I/O
-	pending []*change           // to be committed by the caller of the first, when it is its turn
+	pending []*change           // to be appended by the caller of the first, when it is its turn
+	logged  []*change           // durable in the log, and not in the database yet
+	due     bool                // a fold will take what is logged
+	last    int                 // number of our last transaction
 	settled map[string]struct{} // marks whose disk change is made, though perhaps not durable
 	closed  bool
 }
@@ -76,14 +87,14 @@ type change struct {
 
 var errClosed = errors.New("volume store is closed")
 
-// openMetadata opens or creates the database in dir and locks it against other processes.
+// openMetadata opens or creates the database in dir and locks it against other processes. openLog has to follow.
 func openMetadata(dir string) (*metadata, error) {
 	path := filepath.Join(dir, metadataFile)
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: openWait})
 	if err != nil {
 		return nil, fmt.Errorf("error while opening volume store metadata database (%s): %w%s", path, err, openAdvice(path, err))
 	}
-	m := &metadata{db: db, settled: map[string]struct{}{}}
+	m := &metadata{db: db, closing: make(chan struct{}), settled: map[string]struct{}{}}
 	if err := m.ensureBucket(); err != nil {
 		_ = db.Close() // the first error is the one to report
 		return nil, fmt.Errorf("error while setting up volume store metadata database (%s): %w", path, err)
@@ -128,7 +139,7 @@ func (m *metadata) scan(visit func(record), visitMark func(name string, mk mark)
 		}
 		return tx.Bucket(markBucket).ForEach(func(key, value []byte) error {
 			var mk mark
-			if err := json.Unmarshal(value, &mk); err == nil { // a mark that cannot be read marks nothing
+			if err := json.Unmarshal(value, &mk); err == nil && mk.Op != "" { // a mark that cannot be read marks nothing
 				visitMark(string(key), mk)
 			}
 			return nil
@@ -136,55 +147,11 @@ func (m *metadata) scan(visit func(record), visitMark func(name string, mk mark)
 	})
 }
 
-// commit returns when a change is durable. Of those who come while one transaction flushes, the first commits the next
-// for all of them.
-func (m *metadata) commit(c *change) error {
-	c.done = make(chan error, 1)
-	m.mu.Lock()
-	if m.closed {
-		m.mu.Unlock()
-		return errClosed
-	}
-	delete(m.settled, c.name) // an older mark of the name is replaced by this change
-	m.pending = append(m.pending, c)
-	first := len(m.pending) == 1
-	m.mu.Unlock()
-	if first {
-		m.commitPending()
-	}
-	return <-c.done
-}
-
 // settle notes that the disk change announced by name's mark is made.
 func (m *metadata) settle(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.settled[name] = struct{}{}
-}
-
-// commitPending waits for the transaction before and commits all that came meanwhile as one, which is two flushes
-// whatever its size.
-func (m *metadata) commitPending() {
-	m.turn.Lock()
-	defer m.turn.Unlock()
-	m.mu.Lock()
-	batch := m.pending
-	m.pending = nil
-	var settled map[string]struct{}
-	if len(m.settled) >= maxMarks {
-		settled, m.settled = m.settled, map[string]struct{}{}
-	}
-	m.mu.Unlock()
-	if len(batch) == 0 {
-		return
-	}
-	if len(settled) > 0 && m.sync(context.Background()) != nil {
-		settled = nil // the marks stay in the file until a later start or stop clears them
-	}
-	err := m.db.Update(func(tx *bbolt.Tx) error { return apply(tx, batch, settled) })
-	for _, c := range batch {
-		c.done <- err
-	}
 }
 
 func apply(tx *bbolt.Tx, batch []*change, settled map[string]struct{}) error {
@@ -222,7 +189,7 @@ func put[T any](b *bbolt.Bucket, name string, value *T) error {
 
 // replaceMarks commits batch and drops all marks with their bucket, so that the file is as dockerd would leave it.
 func (m *metadata) replaceMarks(batch []*change) error {
-	return m.db.Update(func(tx *bbolt.Tx) error {
+	return m.update(func(tx *bbolt.Tx) error {
 		if err := apply(tx, batch, nil); err != nil {
 			return err
 		}
@@ -240,7 +207,7 @@ func (m *metadata) hasMarks() (bool, error) {
 	return found, err
 }
 
-// close commits what is pending, clears the marks and closes the file.
+// close brings everything into the database, clears the marks and closes the files.
 func (m *metadata) close(ctx context.Context) error {
 	m.mu.Lock()
 	if m.closed {
@@ -249,8 +216,17 @@ func (m *metadata) close(ctx context.Context) error {
 	}
 	m.closed = true
 	m.mu.Unlock()
-	m.commitPending()
-	return errors.Join(m.clearMarks(ctx), m.db.Close())
+	if m.log == nil {
+		return m.db.Close() // it was never in use
+	}
+	m.appendPending()
+	close(m.closing)
+	m.folds.Wait()
+	err := m.fold()
+	if err == nil {
+		err = errors.Join(m.log.Clear(), m.clearMarks(ctx))
+	}
+	return errors.Join(err, m.log.Close(), m.db.Close())
 }
 
 // clearMarks drops the marks of changes that are made and durable. Those of an operation that has not ended stay.
@@ -266,11 +242,15 @@ func (m *metadata) clearMarks(ctx context.Context) error {
 	if err := m.sync(ctx); err != nil {
 		return fmt.Errorf("make volumes durable: %w", err)
 	}
-	return m.db.Update(func(tx *bbolt.Tx) error {
+	return m.update(func(tx *bbolt.Tx) error {
 		if err := apply(tx, nil, settled); err != nil {
 			return err
 		}
-		if first, _ := tx.Bucket(markBucket).Cursor().First(); first != nil {
+		bucket := tx.Bucket(markBucket)
+		if err := bucket.Delete(ownKey); err != nil {
+			return err
+		}
+		if first, _ := bucket.Cursor().First(); first != nil {
 			return nil
 		}
 		return tx.DeleteBucket(markBucket)

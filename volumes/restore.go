@@ -39,6 +39,14 @@ func (s *Store) open(ctx context.Context, dir string) (err error) {
 	if s.meta, err = openMetadata(dir); err != nil {
 		return err
 	}
+	dropped, err := s.meta.openLog(s.stateDir, rescued != "")
+	if err != nil {
+		_ = s.meta.close(ctx) // the first error is the one to report
+		return err
+	}
+	for _, name := range dropped {
+		s.setAside(Problem{Volume: name, Text: "a change of its record was dropped: another daemon has written " + metadataFile + " since"})
+	}
 	if rescued == "" {
 		if err := s.meta.keepGoodCopy(s.stateDir); err != nil {
 			_ = s.meta.close(ctx) // the first error is the one to report

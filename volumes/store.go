@@ -3,7 +3,7 @@
 // It hands out paths; it never mounts anything into a container and knows no container but by the id under which it
 // holds a volume. What a volume is made of is the driver's affair.
 //
-// The records of volumes, in metadata.db, are the truth: creation stages a volume on disk, records it and then
+// The records of volumes, in metadata.db and in the log before it, are the truth: creation stages a volume on disk, records it and then
 // publishes it; removal takes the record away and then deletes. What a crash leaves in between is completed or swept
 // when the store opens.
 //

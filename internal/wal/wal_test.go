@@ -1,0 +1,101 @@
+package wal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// open opens the log and wants these entries.
+func open(t *testing.T, path string, want ...string) *Log {
+	t.Helper()
+	l, entries, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	if got := fmt.Sprintf("%q", entries); got != fmt.Sprintf("%q", want) {
+		t.Fatalf("entries %s, want %q", got, want)
+	}
+	return l
+}
+
+func add(t *testing.T, l *Log, entries ...string) {
+	t.Helper()
+	var list [][]byte
+	for _, e := range entries {
+		list = append(list, []byte(e))
+	}
+	if err := l.Append(list...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEntriesUntilReset(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	l := open(t, path)
+	add(t, l, "one", "")
+	add(t, l, "three")
+	l = open(t, path, "one", "", "three")
+	add(t, l, "new") // as long as "one": what follows it is of the generation before
+	l = open(t, path, "new")
+	l.Reset()
+	l = open(t, path, "new") // nothing was written
+	if err := l.Clear(); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, path)
+	add(t, l, string(make([]byte, 2*Reserve)), "last")
+	open(t, path, string(make([]byte, 2*Reserve)), "last")
+}
+
+// TestDamage cuts and damages a log at every byte: what is left is a front part of what was appended.
+func TestDamage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	l := open(t, path)
+	add(t, l, "alpha", "beta")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	length := 2*headerSize + len("alphabeta")
+	for at := range length {
+		for what, data := range map[string][]byte{
+			"cut":     whole[:at],
+			"flipped": append(append(bytes.Clone(whole[:at]), whole[at]^0x40), whole[at+1:]...),
+			"zeroed":  append(bytes.Clone(whole[:at]), make([]byte, len(whole)-at)...),
+		} {
+			entries := decode(data)
+			if len(entries) > 1 || len(entries) == 1 && (string(entries[0]) != "alpha" || at < headerSize+len("alpha")) {
+				t.Errorf("%s at %d: entries %q", what, at, entries)
+			}
+		}
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	l := open(t, filepath.Join(t.TempDir(), "log"))
+	if err := l.Append(make([]byte, maxEntry+1)); err == nil {
+		t.Error("an entry over the limit was taken")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(appendFrame(appendFrame(nil, 7, []byte("a")), 7, []byte("b")))
+	f.Add(make([]byte, 40))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var again []byte
+		if len(data) < headerSize {
+			return
+		}
+		for _, e := range decode(data) {
+			again = appendFrame(again, binary.LittleEndian.Uint64(data[8:]), e)
+		}
+		if !bytes.HasPrefix(data, again) {
+			t.Errorf("%x decodes to what encodes as %x", data, again)
+		}
+	})
+}
