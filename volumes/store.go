@@ -3,9 +3,9 @@
 // It hands out paths; it never mounts anything into a container and knows no container but by the id under which it
 // holds a volume. What a volume is made of is the driver's affair.
 //
-// The records of volumes, in metadata.db and in the log before it, are the truth: creation stages a volume on disk, records it and then
-// publishes it; removal takes the record away and then deletes. What a crash leaves in between is completed or swept
-// when the store opens.
+// The records of volumes, in metadata.db and in the log before it, are the truth: creation stages a volume on disk,
+// records it and then publishes it; removal takes the record away and then deletes. What a crash leaves in between is
+// completed or swept when the store opens.
 //
 // Locks: one per name, held over the driver's calls for that name and over the commit; below it mu, which guards the
 // maps and is never held over I/O. Inspecting and listing volumes of an owned driver takes no name lock.

@@ -57,8 +57,10 @@ func Open(path string) (_ *Log, entries [][]byte, err error) {
 	l := &Log{file: f}
 	l.Reset()
 	if len(data) < Reserve {
-		// Zeros that are written now cost no change of the file's size or extents later.
-		if _, err := f.WriteAt(make([]byte, Reserve-len(data)), int64(len(data))); err != nil {
+		// Zeros that are written now cost no change of the file's size or extents later. On a full disk it is the append
+		// that fails.
+		_, err := f.WriteAt(make([]byte, Reserve-len(data)), int64(len(data)))
+		if err != nil && !errors.Is(err, unix.ENOSPC) {
 			return nil, nil, fmt.Errorf("set aside %d bytes for %s: %w", Reserve, path, err)
 		}
 		if err := errors.Join(f.Sync(), atomicfile.SyncDir(filepath.Dir(path))); err != nil {

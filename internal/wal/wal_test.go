@@ -3,10 +3,13 @@ package wal
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // open opens the log and wants these entries.
@@ -81,6 +84,33 @@ func TestTooLarge(t *testing.T) {
 	if err := l.Append(make([]byte, maxEntry+1)); err == nil {
 		t.Error("an entry over the limit was taken")
 	}
+}
+
+// TestFullDisk opens a log where there is no room for the reserve: it takes what fits, and says when nothing does.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatalf("mount a small tmpfs, which takes root: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }) // with all that is in it
+	path := filepath.Join(dir, "log")
+	l := open(t, path)
+	var want []string
+	for n := 0; ; n++ {
+		e := fmt.Sprint(n, " ", string(make([]byte, 1000)))
+		err := l.Append([]byte(e))
+		if errors.Is(err, unix.ENOSPC) {
+			break
+		}
+		if err != nil || n > 64 {
+			t.Fatalf("entry %d: %v", n, err)
+		}
+		want = append(want, e)
+	}
+	if len(want) == 0 {
+		t.Error("nothing fits")
+	}
+	open(t, path, want...)
 }
 
 func FuzzDecode(f *testing.F) {
