@@ -230,7 +230,7 @@ func (s *staged) fill() error {
 func (s *staged) Publish(ctx context.Context) (volumes.Info, error) {
 	v := s.driver.newVol(s.name)
 	v.once.Do(func() { v.options = s.options })
-	err := os.Rename(s.path, v.root)
+	err := unix.Rename(s.path, v.root) // os.Rename would look at the target first
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
 		err = s.mergeInto(v)
 	}
