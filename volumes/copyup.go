@@ -48,7 +48,7 @@ func (s *Store) CopyUp(ctx context.Context, name, sourceDir string) (err error) 
 	if err != nil {
 		return &OpError{Op: "get", Name: name, Err: err}
 	}
-	d, err := s.driver(e.driver)
+	d, err := s.driver(ctx, e.driver)
 	if err != nil {
 		return err
 	}
@@ -216,11 +216,11 @@ func (s *Store) finishCopyUp(ctx context.Context, stage string) error {
 	if !ready || err != nil || e == nil || !s.owned(e.driver) {
 		return os.RemoveAll(stage)
 	}
-	if !sameMount(stage, e.mountpoint) {
+	if !sameMount(stage, e.path()) {
 		return fmt.Errorf("the data of volume %s is elsewhere now", name)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return moveEntries(e.mountpoint, stage)
+	return moveEntries(e.path(), stage)
 }

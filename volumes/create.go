@@ -80,7 +80,7 @@ func (s *Store) existing(ctx context.Context, req CreateRequest) (*entry, error)
 		return e, err
 	}
 	if req.Driver != "" && req.Driver != e.driver {
-		if _, err := s.driver(req.Driver); err != nil {
+		if _, err := s.driver(ctx, req.Driver); err != nil {
 			return nil, err
 		}
 	}
@@ -99,23 +99,23 @@ func (s *Store) existing(ctx context.Context, req CreateRequest) (*entry, error)
 		return nil, fmt.Errorf("driver '%s' already has volume '%s': %w", e.driver, e.name, ErrNameConflict)
 	}
 	if !e.recorded {
-		return s.recordExisting(req, e)
+		return s.recordExisting(ctx, req, e)
 	}
 	return e, nil
 }
 
 // recordExisting records a volume that only its driver knew. It takes labels and options from a request that names
 // the driver, as dockerd does.
-func (s *Store) recordExisting(req CreateRequest, e *entry) (*entry, error) {
+func (s *Store) recordExisting(ctx context.Context, req CreateRequest, e *entry) (*entry, error) {
 	r := record{Name: e.name, Driver: e.driver}
 	if req.Driver != "" {
 		r.Labels, r.Options = req.Labels, req.Options
 	}
-	d, err := s.driver(e.driver)
+	d, err := s.driver(ctx, e.driver)
 	if err != nil {
 		return nil, err
 	}
-	recorded, err := s.takeInAs(r, d, Info{Mountpoint: e.mountpoint, CreatedAt: e.volume().CreatedAt})
+	recorded, err := s.takeInAs(r, d, Info{Mountpoint: e.path(), CreatedAt: e.volume().CreatedAt})
 	if err != nil {
 		return nil, err
 	}
@@ -129,13 +129,16 @@ func (s *Store) recordExisting(req CreateRequest, e *entry) (*entry, error) {
 // createNew stages, records and publishes. From the commit on the operation is carried through whatever becomes of the
 // caller.
 func (s *Store) createNew(ctx context.Context, req CreateRequest) (*entry, error) {
-	d, err := s.driver(req.Driver)
+	d, err := s.driver(ctx, req.Driver)
 	if err != nil {
 		return nil, err
 	}
 	r := record{Name: req.Name, Driver: d.Name(), Labels: req.Labels, Options: req.Options}
-	if info, err := d.Get(ctx, req.Name); err == nil {
+	switch info, err := d.Get(ctx, req.Name); {
+	case err == nil:
 		return s.takeInAs(r, d, info)
+	case !errdefs.IsNotFound(err):
+		return nil, fmt.Errorf("error while checking if volume %q exists in driver %q: %w", req.Name, d.Name(), err)
 	}
 	if err := d.Validate(req.Name, req.Options); err != nil {
 		return nil, err

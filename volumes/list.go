@@ -61,7 +61,7 @@ func (s *Store) learnTime(ctx context.Context, e *entry) {
 		return
 	}
 	if info, err := s.drivers[e.driver].Get(ctx, e.name); err == nil { // without a time it is listed with none
-		e.setTime(info.CreatedAt)
+		e.learn(info, s.drivers[e.driver])
 	}
 }
 
@@ -91,15 +91,21 @@ func (s *Store) selection(f filters.Args) (func(e *entry) bool, error) {
 
 // listEntries returns the volumes that pick holds for, by name.
 func (s *Store) listEntries(ctx context.Context, pick func(*entry) bool) ([]*entry, []string, error) {
-	foreign, failed, warnings := s.listForeign(ctx)
+	foreign, listed, warnings := s.listForeign(ctx)
 	if err := ctx.Err(); err != nil {
 		return nil, nil, &OpError{Op: "list", Err: err}
 	}
 	var picked []*entry
+	orphans := map[string]string{} // driver that was not asked -> the first of its volumes
 	s.mu.RLock()
 	for _, e := range s.entries {
-		gone := s.drivers[e.driver] != nil && !s.drivers[e.driver].Traits().Owned && !failed[e.driver] && foreign[e.name] == nil
-		if !gone && pick(e) {
+		answered, asked := listed[e.driver]
+		if !asked && !s.owned(e.driver) {
+			if first, ok := orphans[e.driver]; !ok || e.name < first {
+				orphans[e.driver] = e.name
+			}
+		}
+		if gone := answered && foreign[e.name] == nil; !gone && pick(e) {
 			picked = append(picked, e)
 		}
 	}
@@ -115,48 +121,53 @@ func (s *Store) listEntries(ctx context.Context, pick func(*entry) bool) ([]*ent
 				name, known.driver, e.driver))
 		}
 	}
-	for driver, name := range s.orphans() {
+	s.mu.RUnlock()
+	for driver, name := range orphans {
 		warnings = append(warnings, fmt.Sprintf("list %s: volume driver of %s and perhaps others is not available", driver, name))
 	}
-	s.mu.RUnlock()
+	for _, e := range picked {
+		if f := foreign[e.name]; f != nil && f != e && f.driver == e.driver {
+			e.learnFrom(f)
+			s.reached(e)
+		}
+	}
 	slices.SortFunc(picked, func(a, b *entry) int { return cmp.Compare(a.name, b.name) })
 	slices.Sort(warnings)
 	return picked, warnings, nil
 }
 
-// orphans returns one volume for each driver that is recorded but not there. The caller holds mu.
-func (s *Store) orphans() map[string]string {
-	var orphans map[string]string
-	for key, p := range s.problems {
-		if e := s.entries[p.Volume]; e != nil && s.drivers[e.driver] == nil && key == e.driver+"/"+e.name {
-			if orphans == nil {
-				orphans = map[string]string{}
-			}
-			if old, ok := orphans[e.driver]; !ok || e.name < old {
-				orphans[e.driver] = e.name
-			}
+// localEntries returns the local volumes that pick holds for, by name. It asks no driver.
+func (s *Store) localEntries(pick func(*entry) bool) []*entry {
+	var picked []*entry
+	s.mu.RLock()
+	for _, e := range s.entries {
+		if e.driver == DefaultDriver && pick(e) {
+			picked = append(picked, e)
 		}
 	}
-	return orphans
+	s.mu.RUnlock()
+	slices.SortFunc(picked, func(a, b *entry) int { return cmp.Compare(a.name, b.name) })
+	return picked
 }
 
-// listForeign asks all drivers that are not owned at once. Failed names those that did not answer.
-func (s *Store) listForeign(ctx context.Context) (volumes map[string]*entry, failed map[string]bool, warnings []string) {
+// listForeign asks all drivers that are not owned at once. Listed tells of those that were asked whether they answered
+// in time.
+func (s *Store) listForeign(ctx context.Context) (volumes map[string]*entry, listed map[string]bool, warnings []string) {
 	var (
 		mu sync.Mutex // guards the results
 		wg sync.WaitGroup
 	)
-	volumes, failed = map[string]*entry{}, map[string]bool{}
-	for _, d := range s.sortedDrivers() {
-		if d.Traits().Owned {
-			continue
-		}
+	volumes, listed = map[string]*entry{}, map[string]bool{}
+	drivers := s.foreignDrivers(ctx)
+	bounded, cancel := context.WithTimeout(ctx, s.deadline)
+	defer cancel()
+	for _, d := range drivers {
 		wg.Go(func() {
-			list, err := d.List(ctx)
+			list, err := d.List(bounded)
 			mu.Lock()
 			defer mu.Unlock()
+			listed[d.Name()] = err == nil
 			if err != nil {
-				failed[d.Name()] = true
 				warnings = append(warnings, (&OpError{Op: "list", Name: d.Name(), Err: err}).Error())
 				return
 			}
@@ -169,5 +180,5 @@ func (s *Store) listForeign(ctx context.Context) (volumes map[string]*entry, fai
 		})
 	}
 	wg.Wait()
-	return volumes, failed, warnings
+	return volumes, listed, warnings
 }

@@ -187,13 +187,26 @@ func put[T any](b *bbolt.Bucket, name string, value *T) error {
 	return b.Put([]byte(name), data)
 }
 
-// replaceMarks commits batch and drops all marks with their bucket, so that the file is as dockerd would leave it.
-func (m *metadata) replaceMarks(batch []*change) error {
+// replaceMarks commits batch and drops all other marks than keep; without any left their bucket goes as well, so that
+// the file is as dockerd would leave it.
+func (m *metadata) replaceMarks(batch []*change, keep map[string]mark) error {
 	return m.update(func(tx *bbolt.Tx) error {
 		if err := apply(tx, batch, nil); err != nil {
 			return err
 		}
-		return tx.DeleteBucket(markBucket)
+		if err := tx.DeleteBucket(markBucket); err != nil || len(keep) == 0 {
+			return err
+		}
+		marks, err := tx.CreateBucket(markBucket)
+		if err != nil {
+			return err
+		}
+		for name, mk := range keep {
+			if err := put(marks, name, &mk); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/containerd/errdefs"
 )
@@ -18,7 +19,7 @@ func (s *Store) Mount(ctx context.Context, name, mountID string) (string, error)
 	if err != nil {
 		return "", &OpError{Op: "get", Name: name, Err: err}
 	}
-	d, err := s.driver(e.driver)
+	d, err := s.driver(ctx, e.driver)
 	if err != nil {
 		return "", err
 	}
@@ -36,7 +37,7 @@ func (s *Store) Unmount(ctx context.Context, name, mountID string) error {
 	if e == nil {
 		return nil
 	}
-	d, err := s.driver(e.driver)
+	d, err := s.driver(ctx, e.driver)
 	if err != nil {
 		return err
 	}
@@ -46,8 +47,21 @@ func (s *Store) Unmount(ctx context.Context, name, mountID string) error {
 	return nil
 }
 
-// LiveRestore registers the mount of a container that kept running while no daemon did.
+// LiveRestore registers the mount of a container that kept running while no daemon did. A driver that has to be found
+// is told in the background: the start does not wait for it, and its Unmount takes any id.
 func (s *Store) LiveRestore(ctx context.Context, name, mountID string) error {
+	if e := s.entry(name); e != nil && s.drivers[e.driver] == nil {
+		s.tasks.Go(func() {
+			if err := s.liveRestore(s.ctx, name, mountID); err != nil && s.ctx.Err() == nil {
+				slog.Warn("a driver could not be told of a mount that is in use", "volume", name, "driver", e.driver, "err", err)
+			}
+		})
+		return nil
+	}
+	return s.liveRestore(ctx, name, mountID)
+}
+
+func (s *Store) liveRestore(ctx context.Context, name, mountID string) error {
 	unlock, err := s.names.lock(ctx, name)
 	if err != nil {
 		return err
@@ -57,7 +71,7 @@ func (s *Store) LiveRestore(ctx context.Context, name, mountID string) error {
 	if err != nil {
 		return &OpError{Op: "get", Name: name, Err: err}
 	}
-	d, err := s.driver(e.driver)
+	d, err := s.driver(ctx, e.driver)
 	if err != nil {
 		return err
 	}

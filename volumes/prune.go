@@ -58,12 +58,7 @@ func (s *Store) Prune(ctx context.Context, req PruneRequest) (PruneReport, error
 	if err != nil {
 		return PruneReport{}, err
 	}
-	entries, _, err := s.listEntries(ctx, func(e *entry) bool {
-		return e.driver == DefaultDriver && len(e.refs) == 0 && len(e.options) == 0 && matches(e)
-	})
-	if err != nil {
-		return PruneReport{}, err
-	}
+	entries := s.localEntries(func(e *entry) bool { return len(e.refs) == 0 && len(e.options) == 0 && matches(e) })
 	report := PruneReport{Deleted: make([]string, 0, len(entries))}
 	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
@@ -128,7 +123,7 @@ func (s *Store) pruneOne(ctx context.Context, e *entry) (uint64, error) {
 	if refs := s.Refs(e.name); len(refs) > 0 {
 		return 0, &OpError{Op: "remove", Name: e.name, Err: ErrInUse, Refs: refs}
 	}
-	size, err := diskUsage(ctx, e.mountpoint)
+	size, err := diskUsage(ctx, e.path())
 	if err != nil {
 		slog.Warn("could not determine size of volume", "volume", e.name, "error", err)
 		size = 0

@@ -48,7 +48,7 @@ func (s *Store) removeUnused(ctx context.Context, e *entry, req RemoveRequest) e
 	if refs := s.Refs(e.name); len(refs) > 0 {
 		return &OpError{Op: "remove", Name: e.name, Err: ErrInUse, Refs: refs}
 	}
-	d, err := s.driver(e.driver)
+	d, err := s.driver(ctx, e.driver)
 	if err != nil {
 		return &OpError{Op: "remove", Name: e.driver, Err: err}
 	}
@@ -74,7 +74,7 @@ func (s *Store) removeOwned(ctx context.Context, e *entry, d Driver, req RemoveR
 	}
 	if err != nil {
 		if req.Force && !errdefs.IsNotFound(err) {
-			err = errors.Join(err, s.unrecord(e))
+			err = errors.Join(err, s.unrecord(ctx, e))
 		}
 		return err
 	}
@@ -103,15 +103,15 @@ func (s *Store) keep(e *entry, d Driver, req RemoveRequest) error {
 		return fmt.Errorf("error setting volume metadata: %w", err)
 	}
 	if req.Force {
-		e = newEntry(record{Name: e.name, Driver: e.driver}, d, Info{Mountpoint: e.mountpoint})
+		e = newEntry(record{Name: e.name, Driver: e.driver}, d, Info{Mountpoint: e.path()})
 	}
 	s.setEntry(e)
 	return nil
 }
 
 // unrecord forgets labels and options of a volume that the driver keeps.
-func (s *Store) unrecord(e *entry) error {
-	d, err := s.driver(e.driver)
+func (s *Store) unrecord(ctx context.Context, e *entry) error {
+	d, err := s.driver(ctx, e.driver)
 	if err != nil {
 		return err
 	}

@@ -11,9 +11,6 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// driverDeadline bounds how long a driver that is not owned may hold up the start.
-const driverDeadline = 10 * time.Second
-
 // found is what one driver answered at the start.
 type found struct {
 	volumes map[string]Info
@@ -79,7 +76,18 @@ func (s *Store) restore(ctx context.Context) error {
 	}
 
 	var changes []*change
+	unasked := map[string][]string{} // driver -> its volumes, whose state is unknown
+	keep := map[string]mark{}
 	for _, r := range records {
+		if f := listed[r.Driver]; r.Driver != "" && (s.drivers[r.Driver] == nil || f.err != nil) {
+			s.keepUnasked(r, marks[r.Name])
+			unasked[r.Driver] = append(unasked[r.Driver], r.Name)
+			if mk, marked := marks[r.Name]; marked {
+				keep[r.Name] = mk
+			}
+			delete(marks, r.Name)
+			continue
+		}
 		changed, err := s.restoreRecord(ctx, r, listed, marks[r.Name])
 		if err != nil {
 			return err
@@ -89,11 +97,12 @@ func (s *Store) restore(ctx context.Context) error {
 	}
 	s.completeRemovals(ctx, listed, marks)
 	changes = append(changes, s.adoptUnrecorded(ctx, listed)...)
-	if err := s.commitRestored(ctx, changes); err != nil {
+	if err := s.commitRestored(ctx, changes, keep); err != nil {
 		return fmt.Errorf("update volume records: %w", err)
 	}
 	s.sweepTombstones()
 	s.finishCopyUps(ctx)
+	s.seekDrivers(unasked)
 	return nil
 }
 
@@ -106,7 +115,7 @@ func (s *Store) startDrivers(ctx context.Context) (map[string]found, error) {
 	)
 	for _, d := range s.sortedDrivers() {
 		wg.Go(func() {
-			volumes, err := startDriver(ctx, d)
+			volumes, err := startDriver(ctx, d, s.deadline)
 			mu.Lock()
 			defer mu.Unlock()
 			listed[d.Name()] = found{volumes: volumes, err: err}
@@ -125,9 +134,9 @@ func (s *Store) startDrivers(ctx context.Context) (map[string]found, error) {
 	return listed, nil
 }
 
-func startDriver(ctx context.Context, d Driver) (map[string]Info, error) {
+func startDriver(ctx context.Context, d Driver, deadline time.Duration) (map[string]Info, error) {
 	if !d.Traits().Owned {
-		bounded, cancel := context.WithTimeout(ctx, driverDeadline)
+		bounded, cancel := context.WithTimeout(ctx, deadline)
 		defer cancel()
 		ctx = bounded
 	}
@@ -145,25 +154,32 @@ func startDriver(ctx context.Context, d Driver) (map[string]Info, error) {
 	return volumes, nil
 }
 
+// keepUnasked takes in a volume whose driver is not there or did not answer. Its state is unknown; the driver is asked
+// when it is used.
+func (s *Store) keepUnasked(r record, mk mark) {
+	e := &entry{name: r.Name, driver: r.Driver, scope: "local", labels: r.Labels, options: r.Options, recorded: true,
+		unfinished: mk.Op == markCreate}
+	if d := s.drivers[r.Driver]; d != nil {
+		e.scope = d.Traits().Scope
+	} else if s.finder == nil {
+		_, err := s.driver(s.ctx, r.Driver)
+		s.setAside(Problem{Volume: r.Name, Driver: r.Driver, Text: err.Error()})
+	}
+	s.entries[r.Name] = e
+}
+
 // restoreRecord takes a recorded volume in and returns what its record needs to change.
 func (s *Store) restoreRecord(ctx context.Context, r record, listed map[string]found, mk mark) ([]*change, error) {
 	var changes []*change
 	if r.Driver == "" { // written by a very old daemon, or by one that died early
 		r.Driver = whoHas(r.Name, listed)
+		if _, known := listed[r.Driver].volumes[r.Name]; !known && s.finder != nil {
+			return nil, nil // a driver that is to be found may have it, and will be asked by its first user
+		}
 		changes = append(changes, &change{name: r.Name, record: &r})
 	}
-	d, f := s.drivers[r.Driver], listed[r.Driver]
-	switch {
-	case d == nil:
-		_, err := s.driver(r.Driver)
-		s.setAside(Problem{Volume: r.Name, Driver: r.Driver, Text: err.Error()})
-		s.entries[r.Name] = &entry{name: r.Name, driver: r.Driver, scope: "local", labels: r.Labels, options: r.Options, recorded: true}
-		return nil, nil
-	case f.err != nil: // its state is unknown; every later use asks the driver again
-		s.entries[r.Name] = newRecorded(r, d, Info{})
-		return nil, nil
-	}
-	info, known := f.volumes[r.Name]
+	d := s.drivers[r.Driver]
+	info, known := listed[r.Driver].volumes[r.Name]
 	if !known && mk.Op == markCreate {
 		// The creation was recorded, perhaps even acknowledged, but its directory did not reach the disk.
 		var err error
@@ -263,8 +279,9 @@ func (s *Store) adoptUnrecorded(ctx context.Context, listed map[string]found) []
 	return changes
 }
 
-// commitRestored writes what the start changed, and drops the marks, all of which have been acted upon.
-func (s *Store) commitRestored(ctx context.Context, changes []*change) error {
+// commitRestored writes what the start changed, and drops the marks, all of which have been acted upon but for those to
+// keep.
+func (s *Store) commitRestored(ctx context.Context, changes []*change, keep map[string]mark) error {
 	marked, err := s.meta.hasMarks()
 	if err != nil || (!marked && len(changes) == 0) {
 		return err
@@ -274,7 +291,7 @@ func (s *Store) commitRestored(ctx context.Context, changes []*change) error {
 			return err
 		}
 	}
-	return s.meta.replaceMarks(changes)
+	return s.meta.replaceMarks(changes, keep)
 }
 
 func (s *Store) syncDrivers(ctx context.Context) error {

@@ -40,6 +40,14 @@ type Options struct {
 	StateDir string
 	// Drivers by name. There must be one named DefaultDriver.
 	Drivers map[string]Driver
+	// Finder finds drivers that are not among Drivers. Nil: there are no others.
+	Finder Finder
+	// DriverDeadline bounds how long a driver that is not owned may hold up the start, a listing, or the search for a
+	// name that no record knows. Zero: 10 seconds.
+	DriverDeadline time.Duration
+	// StartPatience is for how long after Open a driver is looked for that a record names. Open does not wait for it;
+	// who asks for that driver does. Zero: 15 seconds.
+	StartPatience time.Duration
 	// Events may be nil.
 	Events Publisher
 	// References, when not nil, returns the true references from the records of all containers that exist or are being
@@ -55,10 +63,21 @@ type Store struct {
 	meta       *metadata
 	stateDir   string
 	drivers    map[string]Driver
+	finder     Finder // nil: none
+	deadline   time.Duration
+	patience   time.Duration
 	events     Publisher
 	references func(ctx context.Context) map[string][]string
 	now        func() time.Time
 	pruning    atomic.Bool
+	// sought has a channel for each driver that the start looks for, closed when that ends. It is fixed when Open
+	// returns.
+	sought map[string]chan struct{}
+
+	// ctx lives as long as the store; the work in the background ends by it, and tasks waits for that.
+	ctx   context.Context
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
 
 	names nameLocks
 
@@ -85,6 +104,10 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	s := &Store{
 		stateDir:   opts.StateDir,
 		drivers:    opts.Drivers,
+		finder:     opts.Finder,
+		deadline:   cmp.Or(opts.DriverDeadline, driverDeadline),
+		patience:   cmp.Or(opts.StartPatience, startPatience),
+		sought:     map[string]chan struct{}{},
 		events:     opts.Events,
 		references: opts.References,
 		now:        opts.Now,
@@ -103,7 +126,9 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if s.drivers[DefaultDriver] == nil {
 		return nil, fmt.Errorf("open volume store %s: there is no driver %q", opts.Dir, DefaultDriver)
 	}
+	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.open(ctx, opts.Dir); err != nil {
+		s.stop()
 		return nil, fmt.Errorf("open volume store %s: %w", opts.Dir, err)
 	}
 	return s, nil
@@ -112,6 +137,8 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 // Close commits what is pending, leaves the database as dockerd would, and unlocks it. An operation that is still
 // under way, which a caller should have waited for, is completed by the next Open.
 func (s *Store) Close() error {
+	s.stop()
+	s.tasks.Wait()
 	return s.meta.close(context.Background())
 }
 
@@ -208,18 +235,6 @@ func (s *Store) owned(driver string) bool {
 	return d != nil && d.Traits().Owned
 }
 
-// driver returns a driver by name; "" is the default one.
-func (s *Store) driver(name string) (Driver, error) {
-	if name == "" {
-		name = DefaultDriver
-	}
-	if d := s.drivers[name]; d != nil {
-		return d, nil
-	}
-	return nil, errdefs.ErrNotFound.WithMessage(
-		fmt.Sprintf("error looking up volume plugin %s: plugin %q not found", name, name))
-}
-
 // lookup finds the volume that name stands for. The caller holds the name's lock.
 func (s *Store) lookup(ctx context.Context, name, driver string) (*entry, Info, error) {
 	e := s.entry(name)
@@ -246,72 +261,91 @@ func (s *Store) lookup(ctx context.Context, name, driver string) (*entry, Info, 
 	return e, *info, nil
 }
 
-// ask returns what e's driver tells of it, or nil when the driver does not know it any more.
+// ask returns what e's driver tells of it, or nil when the driver does not know it any more. The caller holds the
+// name's lock.
 func (s *Store) ask(ctx context.Context, e *entry) (*Info, error) {
 	if s.owned(e.driver) && e.knowsTime() {
-		return &Info{Name: e.name, Mountpoint: e.mountpoint}, nil
+		return &Info{Name: e.name, Mountpoint: e.path()}, nil
 	}
-	info, err := s.askDriver(ctx, e.driver, e.name)
+	d, info, err := s.askDriver(ctx, e.driver, e.name)
+	if err != nil {
+		return nil, err
+	}
+	if e.unfinished {
+		if info == nil {
+			made, err := s.stageAndPublish(ctx, d, e.name, e.options)
+			if err != nil {
+				return nil, fmt.Errorf("complete the creation of volume %s: %w", e.name, err)
+			}
+			info = &made
+		}
+		e.unfinished = false
+		s.meta.settle(e.name)
+	}
+	s.reached(e)
 	if info != nil {
-		e.setTime(info.CreatedAt)
+		e.learn(*info, d)
 	}
-	return info, err
+	return info, nil
 }
 
-func (s *Store) askDriver(ctx context.Context, driver, name string) (*Info, error) {
-	d, err := s.driver(driver)
+// askDriver returns what the driver tells of a volume; nil if it does not know it.
+func (s *Store) askDriver(ctx context.Context, driver, name string) (Driver, *Info, error) {
+	d, err := s.driver(ctx, driver)
 	if err == nil {
 		var info Info
 		if info, err = d.Get(ctx, name); err == nil {
-			return &info, nil
+			return d, &info, nil
 		}
 		if errdefs.IsNotFound(err) {
-			return nil, nil
+			return d, nil, nil
 		}
 	}
-	return nil, fmt.Errorf("error while checking if volume %q exists in driver %q: %w", name, driver, err)
-}
-
-func (e *entry) knowsTime() bool {
-	e.volumeTime.Lock()
-	defer e.volumeTime.Unlock()
-	return !e.createdAt.IsZero()
-}
-
-func (e *entry) setTime(t time.Time) {
-	e.volumeTime.Lock()
-	defer e.volumeTime.Unlock()
-	if !t.IsZero() {
-		e.createdAt = t
-	}
+	return nil, nil, fmt.Errorf("error while checking if volume %q exists in driver %q: %w", name, driver, err)
 }
 
 // probe asks the drivers that are not owned for a volume that the store does not know, or only the named one, and
 // takes it in. Volumes of owned drivers are all known.
 func (s *Store) probe(ctx context.Context, name, driver string) (*entry, Info, error) {
-	for _, d := range s.sortedDrivers() {
-		if driver != "" && d.Name() != driver {
-			continue
-		}
-		if d.Traits().Owned && driver == "" {
-			continue
-		}
-		info, err := d.Get(ctx, name)
-		if err != nil {
-			if driver != "" && !errdefs.IsNotFound(err) {
-				return nil, Info{}, fmt.Errorf("error while checking if volume %q exists in driver %q: %w", name, driver, err)
-			}
-			continue
-		}
-		e, err := s.takeIn(record{Name: name, Driver: d.Name()}, d, info)
-		return e, info, err
+	d, info, err := s.whereIs(ctx, name, driver)
+	switch {
+	case err != nil:
+		return nil, Info{}, err
+	case info == nil:
+		return nil, Info{}, ErrNoSuchVolume
 	}
+	e, err := s.takeIn(record{Name: name, Driver: d.Name()}, d, *info)
+	return e, *info, err
+}
+
+// whereIs asks the named driver for a volume, or all that are not owned at once: then the first by name has it, and one
+// that fails or takes long has not.
+func (s *Store) whereIs(ctx context.Context, name, driver string) (Driver, *Info, error) {
 	if driver != "" {
-		if _, err := s.driver(driver); err != nil {
-			return nil, Info{}, fmt.Errorf("error while checking if volume %q exists in driver %q: %w", name, driver, err)
+		return s.askDriver(ctx, driver, name)
+	}
+	list := s.foreignDrivers(ctx)
+	infos := make([]*Info, len(list))
+	bounded, cancel := context.WithTimeout(ctx, s.deadline)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, d := range list {
+		wg.Go(func() {
+			if info, err := d.Get(bounded, name); err == nil {
+				infos[i] = &info
+			}
+		})
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err // what was not asked for to its end is not unknown
+	}
+	for i, info := range infos {
+		if info != nil {
+			return list[i], info, nil
 		}
 	}
-	return nil, Info{}, ErrNoSuchVolume
+	return nil, nil, nil
 }
 
 // takeIn records a volume that a driver turned out to have. Labels and options come back from its tombstone, if it

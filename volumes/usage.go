@@ -27,13 +27,10 @@ func (u Usage) API() volume.Volume {
 
 // DiskUsage measures local volumes without options, by name: what an option mounts is seldom this host's disk.
 func (s *Store) DiskUsage(ctx context.Context) ([]Usage, error) {
-	entries, _, err := s.listEntries(ctx, func(e *entry) bool { return e.driver == DefaultDriver && len(e.options) == 0 })
-	if err != nil {
-		return nil, err
-	}
+	entries := s.localEntries(func(e *entry) bool { return len(e.options) == 0 })
 	list := make([]Usage, 0, len(entries))
 	for _, e := range entries {
-		size, err := diskUsage(ctx, e.mountpoint)
+		size, err := diskUsage(ctx, e.path())
 		if ctx.Err() != nil {
 			return nil, &OpError{Op: "list", Err: ctx.Err()}
 		}

@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
 	"sync"
@@ -52,12 +53,13 @@ func (v Volume) encode() json.RawMessage {
 // entry is a volume that the store knows. All but the guarded fields is fixed once the entry is in the store's map.
 type entry struct {
 	name, driver    string
-	mountpoint      string
-	scope           string
 	labels, options map[string]string
 	recorded        bool // it is in the database, not only on the disk
-	volumeTime      sync.Mutex
-	createdAt       time.Time // guarded by volumeTime; zero until somebody asked
+	unfinished      bool // guarded by the name's lock: its creation was recorded, and nobody has seen it made
+	facts           sync.Mutex
+	mountpoint      string    // guarded by facts; empty until the driver told
+	scope           string    // guarded by facts
+	createdAt       time.Time // guarded by facts; zero until somebody asked
 	encoded         atomic.Pointer[json.RawMessage]
 	referenced      bool                 // guarded by Store.mu: somebody held it since this process knows it
 	refs            map[string]time.Time // guarded by Store.mu: who holds the volume, since when
@@ -82,11 +84,47 @@ func newEntry(r record, d Driver, info Info) *entry {
 
 // volume returns e as callers see it, with the creation time that the entry has by now.
 func (e *entry) volume() Volume {
-	e.volumeTime.Lock()
-	created := e.createdAt
-	e.volumeTime.Unlock()
+	e.facts.Lock()
+	defer e.facts.Unlock()
 	return Volume{
 		Name: e.name, Driver: e.driver, Mountpoint: e.mountpoint, Scope: e.scope,
-		CreatedAt: created, Labels: e.labels, Options: e.options,
+		CreatedAt: e.createdAt, Labels: e.labels, Options: e.options,
+	}
+}
+
+// path returns where the data is, as last told.
+func (e *entry) path() string {
+	e.facts.Lock()
+	defer e.facts.Unlock()
+	return e.mountpoint
+}
+
+func (e *entry) knowsTime() bool {
+	e.facts.Lock()
+	defer e.facts.Unlock()
+	return !e.createdAt.IsZero()
+}
+
+// learnFrom takes over what a listing told, which nobody else holds.
+func (e *entry) learnFrom(listed *entry) {
+	e.facts.Lock()
+	defer e.facts.Unlock()
+	e.scope = listed.scope
+	e.mountpoint = cmp.Or(listed.mountpoint, e.mountpoint)
+	if !listed.createdAt.IsZero() {
+		e.createdAt = listed.createdAt
+	}
+}
+
+// learn takes over what the driver told. What it did not tell stays as it was.
+func (e *entry) learn(info Info, d Driver) {
+	e.facts.Lock()
+	defer e.facts.Unlock()
+	e.scope = d.Traits().Scope
+	if info.Mountpoint != "" {
+		e.mountpoint = info.Mountpoint
+	}
+	if !info.CreatedAt.IsZero() {
+		e.createdAt = info.CreatedAt
 	}
 }
