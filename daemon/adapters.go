@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -33,6 +34,7 @@ import (
 	"stated.dev/stated/network/ipam"
 	"stated.dev/stated/network/sandbox"
 	"stated.dev/stated/volumes"
+	"stated.dev/stated/volumes/plugin"
 )
 
 // The types below join subsystems that do not know each other. They translate words and decide nothing.
@@ -238,10 +240,16 @@ func (g systemGraph) Name() string { return g.DriverName() }
 
 func (g systemGraph) Status(context.Context) ([][2]string, error) { return g.DriverStatus(), nil }
 
-type systemVolumes struct{ s *volumes.Store }
+type systemVolumes struct {
+	s       *volumes.Store
+	plugins *plugin.Plugins
+}
 
+// Drivers returns the drivers in use. It asks no plug-in: info must not wait for one that hangs.
 func (v systemVolumes) Drivers(context.Context) ([]string, error) {
-	return []string{volumes.DefaultDriver}, nil
+	list := append(v.plugins.Active(), volumes.DefaultDriver)
+	slices.Sort(list)
+	return list, nil
 }
 
 func (v systemVolumes) Usage(ctx context.Context) ([]json.RawMessage, error) {
@@ -300,7 +308,7 @@ func (d *Daemon) systemOptions() system.Options {
 		Runtimes: map[string]system.Runtime{"runc": {Path: d.cfg.RuncPath}, "io.containerd.runc.v2": {Path: d.cfg.RuncPath}}, DefaultRuntime: "runc",
 		RegistryMirrors: d.cfg.RegistryMirrors, InsecureRegistries: d.cfg.Insecure,
 		Host: d.host, Log: d.log, ContainerdAddress: d.cfg.Containerd, ContainerdNamespace: external.Namespace,
-		Containers: systemContainers{d.containers}, Images: systemImages{d.images, d.layers}, Volumes: systemVolumes{d.volumes},
+		Containers: systemContainers{d.containers}, Images: systemImages{d.images, d.layers}, Volumes: systemVolumes{d.volumes, d.plugins},
 		Networks: systemNetworks{}, Graph: systemGraph{d.layers}, Events: eventSource{d.events},
 	}
 }

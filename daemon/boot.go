@@ -44,6 +44,7 @@ import (
 	"stated.dev/stated/network"
 	"stated.dev/stated/volumes"
 	"stated.dev/stated/volumes/local"
+	"stated.dev/stated/volumes/plugin"
 )
 
 // stopGrace is how long requests under way may take when the daemon stops.
@@ -67,6 +68,7 @@ type Daemon struct {
 	driver     graphdriver.Driver
 	layers     *layer.Store
 	images     *images.Service
+	plugins    *plugin.Plugins
 	volumes    *volumes.Store
 	networks   *network.Controller
 	runtime    runtime.Runtime
@@ -314,8 +316,9 @@ func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
 }
 
 func (d *Daemon) openVolumes(ctx context.Context) (io.Closer, error) {
+	d.plugins = plugin.New(plugin.Options{})
 	opts := volumeOptions(d.cfg.Root)
-	opts.Events, opts.References = d.events, d.volumeUsers
+	opts.Events, opts.References, opts.Finder = d.events, d.volumeUsers, d.plugins
 	var err error
 	d.volumes, err = volumes.Open(ctx, opts)
 	return d.volumes, err

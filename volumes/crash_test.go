@@ -42,13 +42,16 @@ var crashOptions = map[string]string{"type": "tmpfs", "device": "tmpfs", "o": "s
 func crash(operation, root string) error {
 	ctx := context.Background()
 	dir := filepath.Join(root, "volumes")
-	s, err := volumes.Open(ctx, volumes.Options{Dir: dir, Drivers: map[string]volumes.Driver{"local": local.New(local.Options{Dir: dir})}})
+	s, err := volumes.Open(ctx, volumes.Options{Dir: dir, Drivers: map[string]volumes.Driver{"local": local.New(local.Options{Dir: dir})},
+		Finder: pluginsOf(root)})
 	if err != nil {
 		return err
 	}
 	switch operation {
 	case "create":
 		_, err = s.Create(ctx, volumes.CreateRequest{Name: "victim", Labels: map[string]string{"a": "b"}, Options: crashOptions})
+	case "create far":
+		_, err = s.Create(ctx, volumes.CreateRequest{Name: "victim", Driver: "shelf", Options: map[string]string{"colour": "blue"}})
 	case "remove":
 		err = s.Remove(ctx, "victim", volumes.RemoveRequest{})
 	case "copyup":

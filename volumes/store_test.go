@@ -32,6 +32,7 @@ type host struct {
 	events recorder
 	refs   func(context.Context) map[string][]string
 	now    func() time.Time
+	adjust func(*volumes.Options)
 	store  *volumes.Store
 }
 
@@ -58,6 +59,9 @@ func (h *host) options() volumes.Options {
 	}
 	if h.fake != nil {
 		opts.Drivers["fake"] = h.fake
+	}
+	if h.adjust != nil {
+		h.adjust(&opts)
 	}
 	return opts
 }

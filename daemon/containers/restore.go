@@ -445,7 +445,31 @@ func (s *Service) recordDeath(ctx context.Context, f *restored) {
 		next.State.Running, next.State.Restarting, next.State.Paused, next.State.Pid = false, false, false, 0
 		next.clearRuntime()
 	})
-	s.cleanUp(ctx, f.c, f.task, "", mounted) // its sandbox is gone: the controller was not told that it lives
+	near, far := byDistance(mounted)
+	s.cleanUp(ctx, f.c, f.task, "", near) // its sandbox is gone: the controller was not told that it lives
+	if len(far) > 0 {
+		s.tasks.Go(func() { s.unmountVolumes(s.ctx, f.c, far) })
+	}
+}
+
+// byDistance parts volumes of this host from those of plug-ins, which may take minutes to answer: the start waits for
+// none of them.
+func byDistance(list []volumeMount) (near, far []volumeMount) {
+	for _, v := range list {
+		if isFar(v.driver) {
+			far = append(far, v)
+		} else {
+			near = append(near, v)
+		}
+	}
+	return near, far
+}
+
+func isFar(driver string) bool { return driver != "" && driver != "local" }
+
+// needsPlugin reports whether the container has a volume of a plug-in.
+func (f *restored) needsPlugin() bool {
+	return slices.ContainsFunc(f.c.brief.Load().Volumes, func(v volumeClaim) bool { return isFar(v.Driver) })
 }
 
 // abort undoes a start that was not acknowledged when the last daemon ended.
@@ -466,7 +490,9 @@ func (s *Service) abort(ctx context.Context, f *restored) {
 	s.cleanUp(ctx, f.c, nil, "", nil)
 }
 
-// resume applies the restart policy, and removes what asked to be removed at its end.
+// resume applies the restart policy, and removes what asked to be removed at its end. For a container that needs a
+// plug-in it does so in the background: the plug-in may not be there yet, or hang, and the policy goes on with a start
+// that fails.
 func (s *Service) resume(ctx context.Context, f *restored) {
 	if f.fate == alive || f.fate == setAside || (f.fate == idle && !f.c.brief.Load().Active) {
 		return
@@ -474,9 +500,19 @@ func (s *Service) resume(ctx context.Context, f *restored) {
 	rec := f.c.rec()
 	switch {
 	case rec.HostConfig.AutoRemove && rec.HasBeenStartedBefore:
-		if err := s.removeAuto(ctx, f.c, nil); err != nil {
-			s.log.Error("cannot remove a container that asked for it", "container", f.c.id, "err", err)
+		remove := func(ctx context.Context) {
+			if err := s.removeAuto(ctx, f.c, nil); err != nil {
+				s.log.Error("cannot remove a container that asked for it", "container", f.c.id, "err", err)
+			}
 		}
+		if f.needsPlugin() {
+			s.tasks.Go(func() { remove(s.ctx) })
+		} else {
+			remove(ctx)
+		}
+	case startsAtBoot(rec) && f.needsPlugin():
+		s.observe(f.c, func(next *Record) { next.State.Running, next.State.Restarting = true, true })
+		s.restartLater(f.c, 0)
 	case startsAtBoot(rec):
 		if err := f.c.lock(ctx); err != nil {
 			return

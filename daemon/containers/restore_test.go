@@ -102,6 +102,38 @@ func TestRestoreAfterReboot(t *testing.T) {
 	})
 }
 
+// TestRestoreWaitsForNoPlugin: what needs a plug-in that hangs or is not there yet does not keep the start.
+func TestRestoreWaitsForNoPlugin(t *testing.T) {
+	bubble(t, func(b *bench) {
+		bound := func(hc *container.HostConfig) *container.HostConfig {
+			hc.Binds = []string{"data:/data"}
+			return hc
+		}
+		far := b.run("far", bound(policy("always", 0)), "wait")
+		once := b.run("once", bound(&container.HostConfig{}), "wait")
+		near := b.run("near", policy("always", 0), "wait")
+		b.end()
+		for _, id := range []string{far, once, near} {
+			b.rt.End(id, runtime.Exit{Code: 9, At: time.Now()})
+		}
+		for _, id := range []string{far, once} {
+			b.edit(id, `"Driver":"local"`, `"Driver":"shelf"`)
+		}
+		answer := make(chan struct{})
+		hang := func() error { <-answer; return errdefs.ErrNotFound }
+		b.host.lie("VolumeMount", hang)
+		b.host.lie("VolumeUnmount", hang)
+		b.begin()
+		b.is(near, container.StateRunning)
+		b.is(far, container.StateRestarting)
+		b.is(once, container.StateExited)
+		close(answer) // the plug-in was not there; the policy tries again
+		b.after(time.Minute)
+		b.is(far, container.StateRunning)
+		b.ok(b.Stop(b.Context(), far, api.StopRequest{}))
+	})
+}
+
 // TestRebootStartsPeersFirst: a container that shares another one's network is started after that.
 func TestRebootStartsPeersFirst(t *testing.T) {
 	bubble(t, func(b *bench) {

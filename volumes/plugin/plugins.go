@@ -109,6 +109,9 @@ func (p *Plugins) Find(ctx context.Context, name string) (volumes.Driver, error)
 	case pl.turn <- struct{}{}:
 		defer func() { <-pl.turn }()
 	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) { // who has the turn got no answer either
+			p.shun(pl)
+		}
 		return nil, fmt.Errorf("error looking up volume plugin %s: %w", name, ctx.Err())
 	}
 	if d := pl.driver.Load(); d != nil && !d.lost() {
@@ -153,7 +156,7 @@ func (p *Plugins) activate(ctx context.Context, name string, pl *plug) (*Driver,
 		err = c.handshake(ctx)
 	}
 	if errors.Is(err, errOtherKind) {
-		pl.shun.Store(time.Now().Add(p.opts.Timeouts.Silence).UnixNano())
+		p.shun(pl)
 		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("error looking up volume plugin %s: plugin %q is no VolumeDriver", name, name))
 	}
 	if err != nil {
@@ -170,6 +173,25 @@ func (p *Plugins) activate(ctx context.Context, name string, pl *plug) (*Driver,
 	d.reach(&contact{client: c, scope: scope})
 	pl.driver.Store(d)
 	return d, nil
+}
+
+// Active returns the names of plug-ins that have been used and could be reached last, without asking them.
+func (p *Plugins) Active() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var names []string
+	for name, pl := range p.plugs {
+		if d := pl.driver.Load(); d != nil && !d.lost() {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// shun makes All leave a plug-in out for a while.
+func (p *Plugins) shun(pl *plug) {
+	pl.shun.Store(time.Now().Add(p.opts.Timeouts.Silence).UnixNano())
 }
 
 // complain logs why a plug-in cannot be used, once for each reason. The caller has the name's turn.
