@@ -375,6 +375,10 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 		LiveRestore: d.cfg.liveRestore(), Notifier: d.notifier,
 	}, containerLayers{d.layers}, containerImages{d.images}, containerVolumes{d.volumes}, containerNetworks{d.networks}, d.runtime, d.journal, d.events, d.log)
 	opened.add(d.containers)
+	opened.add(closerFunc(func() error { // before the containers' end, which may wait for a plug-in that hangs
+		d.plugins.Hurry()
+		return nil
+	}))
 	if err := d.containers.Restore(ctx); err != nil {
 		return nil, err
 	}

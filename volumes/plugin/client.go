@@ -34,11 +34,12 @@ type client struct {
 	base     string
 	http     *http.Client
 	timeouts Timeouts
+	hurry    context.Context // from its end on calls have little time left
 	shun     *atomic.Int64
 	lost     atomic.Bool // the last call found nobody: the address may not be its address any more
 }
 
-func newClient(name string, addr address, timeouts Timeouts, shun *atomic.Int64) (*client, error) {
+func newClient(name string, addr address, timeouts Timeouts, hurry context.Context, shun *atomic.Int64) (*client, error) {
 	var dialer net.Dialer
 	transport := &http.Transport{
 		DisableKeepAlives:      true,
@@ -48,7 +49,7 @@ func newClient(name string, addr address, timeouts Timeouts, shun *atomic.Int64)
 			return dialer.DialContext(ctx, addr.network, addr.addr)
 		},
 	}
-	c := &client{name: name, base: "http://plugin.localhost", timeouts: timeouts, shun: shun}
+	c := &client{name: name, base: "http://plugin.localhost", timeouts: timeouts, hurry: hurry, shun: shun}
 	if addr.network == "tcp" {
 		c.base = "http://" + addr.addr
 	}
@@ -111,6 +112,15 @@ func (c *client) call(ctx context.Context, method string, limit time.Duration, r
 	}
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	defer context.AfterFunc(c.hurry, func() {
+		rest := time.NewTimer(c.timeouts.Hurry)
+		defer rest.Stop()
+		select {
+		case <-rest.C:
+			cancel()
+		case <-bounded.Done():
+		}
+	})()
 	began := time.Now()
 	status, data, err := c.post(bounded, method, body)
 	switch {

@@ -298,6 +298,26 @@ func TestOneThatHangs(t *testing.T) {
 	}
 }
 
+func TestHurry(t *testing.T) {
+	h := newHost(t, plugin.Timeouts{Hurry: 100 * time.Millisecond}) // a minute for each call otherwise
+	server := h.server("shelf")
+	d := h.find("shelf")
+	server.Hang("List")
+	failed := make(chan error)
+	go func() {
+		_, err := d.List(context.WithoutCancel(t.Context()))
+		failed <- err
+	}()
+	h.plugins.Hurry()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if _, err := d.List(t.Context()); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	create(t, d, "vol") // what answers in time is not concerned
+}
+
 func TestOneThatHangsFromTheStart(t *testing.T) {
 	h := newHost(t, short)
 	l, err := net.Listen("unix", filepath.Join(h.sockets, "mute.sock"))

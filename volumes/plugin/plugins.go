@@ -43,13 +43,15 @@ type Timeouts struct {
 	Other  time.Duration // 1 minute
 	// Silence is for how long All leaves a plug-in out that let a call run into its time limit: 1 minute.
 	Silence time.Duration
+	// Hurry is what is left to each call after Plugins.Hurry: 10 seconds.
+	Hurry time.Duration
 }
 
 func (t Timeouts) filled() Timeouts {
 	for _, f := range []struct {
 		d      *time.Duration
 		normal time.Duration
-	}{{&t.Create, 2 * time.Minute}, {&t.Mount, 2 * time.Minute}, {&t.Other, time.Minute}, {&t.Silence, time.Minute}} {
+	}{{&t.Create, 2 * time.Minute}, {&t.Mount, 2 * time.Minute}, {&t.Other, time.Minute}, {&t.Silence, time.Minute}, {&t.Hurry, 10 * time.Second}} {
 		if *f.d == 0 {
 			*f.d = f.normal
 		}
@@ -59,7 +61,9 @@ func (t Timeouts) filled() Timeouts {
 
 // Plugins finds plug-ins. It implements volumes.Finder.
 type Plugins struct {
-	opts Options
+	opts   Options
+	hurry  context.Context // ends with Hurry
+	rushed context.CancelFunc
 
 	mu    sync.Mutex // guards plugs; held for map operations only
 	plugs map[string]*plug
@@ -84,8 +88,14 @@ func New(opts Options) *Plugins {
 		opts.SpecDirs = []string{"/etc/docker/plugins", "/usr/lib/docker/plugins"}
 	}
 	opts.Timeouts = opts.Timeouts.filled()
-	return &Plugins{opts: opts, plugs: map[string]*plug{}}
+	p := &Plugins{opts: opts, plugs: map[string]*plug{}}
+	p.hurry, p.rushed = context.WithCancel(context.Background())
+	return p
 }
+
+// Hurry shortens every call that is under way and all later ones, for the end of the daemon must not wait for a plug-in
+// that hangs.
+func (p *Plugins) Hurry() { p.rushed() }
 
 // nameFormat is what a name must be so that it stays within the directories. Docker gives no other names to plug-ins
 // of this kind.
@@ -151,7 +161,7 @@ func (p *Plugins) activate(ctx context.Context, name string, pl *plug) (*Driver,
 		}
 		return nil, fmt.Errorf("error looking up volume plugin %s: %w", name, err)
 	}
-	c, err := newClient(name, addr, p.opts.Timeouts, &pl.shun)
+	c, err := newClient(name, addr, p.opts.Timeouts, p.hurry, &pl.shun)
 	if err == nil {
 		err = c.handshake(ctx)
 	}
