@@ -20,7 +20,7 @@ const (
 	// contentType names the version of the protocol: Docker's plug-in protocol 1.2.
 	contentType = "application/vnd.docker.plugins.v1.2+json"
 	// maxAnswer bounds an answer in bytes. A list of 10,000 volumes takes two million.
-	maxAnswer = 32 << 20
+	maxAnswer = 16 << 20
 	// unreadable bounds how much of an answer that is no JSON is shown.
 	unreadable = 256
 )

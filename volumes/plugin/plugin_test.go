@@ -466,7 +466,7 @@ func TestOddAnswers(t *testing.T) {
 		{`<html>`, "VolumeDriver.Get: the plug-in's answer cannot be read: invalid character '<' looking for beginning of value"},
 		{`{} {}`, "VolumeDriver.Get: the plug-in's answer cannot be read: there is more after its end"},
 		{`redirect http://127.0.0.1:1/`, "VolumeDriver.Get: HTTP status 307: "},
-		{`{"Volume":{"Name":"` + strings.Repeat("a", 33<<20) + `"}}`, "VolumeDriver.Get: the plug-in's answer is longer than 33554432 bytes"},
+		{`{"Volume":{"Name":"` + strings.Repeat("a", 17<<20) + `"}}`, "VolumeDriver.Get: the plug-in's answer is longer than 16777216 bytes"},
 	} {
 		answers["VolumeDriver.Get"] = c.answer
 		info, err := d.Get(t.Context(), "a")
