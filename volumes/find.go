@@ -76,7 +76,8 @@ func (s *Store) foreignDrivers(ctx context.Context) []Driver {
 	return list
 }
 
-// seekDrivers looks in the background for the drivers of recorded volumes that could not be asked at the start.
+// seekDrivers looks in the background for the drivers of recorded volumes that could not be asked at the start. Until
+// one is found its volumes are problems.
 func (s *Store) seekDrivers(volumes map[string][]string) {
 	if s.finder == nil {
 		return
@@ -84,6 +85,7 @@ func (s *Store) seekDrivers(volumes map[string][]string) {
 	for driver := range volumes {
 		if s.drivers[driver] == nil {
 			s.sought[driver] = make(chan struct{})
+			s.noteUnreachable(driver, volumes[driver], errors.New("it has not answered since the start"))
 		}
 	}
 	for driver, ended := range s.sought {
@@ -97,8 +99,7 @@ func (s *Store) seekDrivers(volumes map[string][]string) {
 	}
 }
 
-// seek waits until the driver can be used, for as long as the start is patient. From the first failure on its volumes
-// are listed as problems.
+// seek waits until the driver can be used, for as long as the start is patient.
 func (s *Store) seek(driver string, volumes []string) error {
 	ctx, cancel := context.WithTimeout(s.ctx, s.patience)
 	defer cancel()
@@ -138,6 +139,10 @@ func (s *Store) settle(driver string, volumes []string) {
 // unreachable notes that a driver cannot be asked about volumes. They stay as they are.
 func (s *Store) unreachable(driver string, volumes []string, cause error) {
 	slog.Warn("volume driver unreachable; its volumes are kept", "driver", driver, "volumes", len(volumes), "err", cause)
+	s.noteUnreachable(driver, volumes, cause)
+}
+
+func (s *Store) noteUnreachable(driver string, volumes []string, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range volumes {
@@ -145,15 +150,26 @@ func (s *Store) unreachable(driver string, volumes []string, cause error) {
 	}
 }
 
-// reached takes back what unreachable noted of e.
+// reached takes back what is noted of e, whose driver has answered, and asks in the background about its other volumes.
 func (s *Store) reached(e *entry) {
-	key := e.driver + "/" + e.name
 	s.mu.RLock()
-	_, noted := s.problems[key]
+	_, noted := s.problems[e.driver+"/"+e.name]
 	s.mu.RUnlock()
-	if noted && !s.owned(e.driver) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.problems, key)
+	if !noted || s.owned(e.driver) {
+		return
+	}
+	var others []string
+	s.mu.Lock()
+	for key, p := range s.problems {
+		if p.Driver == e.driver && p.Volume != "" {
+			delete(s.problems, key)
+			if p.Volume != e.name {
+				others = append(others, p.Volume)
+			}
+		}
+	}
+	s.mu.Unlock()
+	if len(others) > 0 && s.ctx.Err() == nil {
+		s.tasks.Go(func() { s.settle(e.driver, others) })
 	}
 }

@@ -33,7 +33,7 @@ type host struct {
 }
 
 // short makes calls end before the test loses its patience. Nothing but a plug-in that hangs on purpose takes as long.
-var short = plugin.Timeouts{Create: 300 * time.Millisecond, Mount: 300 * time.Millisecond, Other: 300 * time.Millisecond, Silence: time.Minute}
+var short = plugin.Timeouts{Create: time.Second, Mount: time.Second, Other: time.Second, Silence: time.Minute}
 
 func newHost(t *testing.T, timeouts plugin.Timeouts) *host {
 	root := t.TempDir()
