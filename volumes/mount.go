@@ -23,7 +23,11 @@ func (s *Store) Mount(ctx context.Context, name, mountID string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	return d.Mount(ctx, name, mountID)
+	path, err := d.Mount(ctx, name, mountID)
+	if err == nil && !s.owned(e.driver) {
+		e.learn(Info{Mountpoint: path}, d) // many plug-ins have no path to tell before
+	}
+	return path, err
 }
 
 // Unmount takes mountID's use back. An id that is not mounted, or a volume that is gone, is no error.

@@ -35,6 +35,7 @@ type restored struct {
 	task  runtime.Task
 	state runtime.State
 	fate  fate
+	later bool // it is started or removed in the background
 }
 
 // fate is what becomes of a container at the start of the daemon.
@@ -73,10 +74,13 @@ func (s *Service) Restore(ctx context.Context) error {
 	if err := s.dropOrphans(ctx); err != nil {
 		s.log.Error("cannot clean up the runtime directory", "err", err)
 	}
-	// Who shares another container's namespaces starts after it.
+	// Who shares another container's namespaces starts after it. Who needs a plug-in is not waited for: it may not be
+	// there yet, or hang. Neither is, then, who may share the namespaces of such a one.
+	far := slices.ContainsFunc(found, (*restored).needsPlugin)
 	for _, wanted := range []bool{false, true} {
 		if err := each(found, func(f *restored) {
 			if f.hasPeer() == wanted {
+				f.later = f.needsPlugin() || (wanted && far)
 				s.resume(ctx, f)
 			}
 		}); err != nil {
@@ -490,9 +494,8 @@ func (s *Service) abort(ctx context.Context, f *restored) {
 	s.cleanUp(ctx, f.c, nil, "", nil)
 }
 
-// resume applies the restart policy, and removes what asked to be removed at its end. For a container that needs a
-// plug-in it does so in the background: the plug-in may not be there yet, or hang, and the policy goes on with a start
-// that fails.
+// resume applies the restart policy, and removes what asked to be removed at its end. In the background the policy goes on
+// with a start that fails.
 func (s *Service) resume(ctx context.Context, f *restored) {
 	if f.fate == alive || f.fate == setAside || (f.fate == idle && !f.c.brief.Load().Active) {
 		return
@@ -505,12 +508,12 @@ func (s *Service) resume(ctx context.Context, f *restored) {
 				s.log.Error("cannot remove a container that asked for it", "container", f.c.id, "err", err)
 			}
 		}
-		if f.needsPlugin() {
+		if f.later {
 			s.tasks.Go(func() { remove(s.ctx) })
 		} else {
 			remove(ctx)
 		}
-	case startsAtBoot(rec) && f.needsPlugin():
+	case startsAtBoot(rec) && f.later:
 		s.observe(f.c, func(next *Record) { next.State.Running, next.State.Restarting = true, true })
 		s.restartLater(f.c, 0)
 	case startsAtBoot(rec):

@@ -112,8 +112,11 @@ func TestRestoreWaitsForNoPlugin(t *testing.T) {
 		far := b.run("far", bound(policy("always", 0)), "wait")
 		once := b.run("once", bound(&container.HostConfig{}), "wait")
 		near := b.run("near", policy("always", 0), "wait")
+		with := policy("always", 0)
+		with.NetworkMode = "container:far"
+		sharer := b.run("sharer", with, "wait")
 		b.end()
-		for _, id := range []string{far, once, near} {
+		for _, id := range []string{far, once, near, sharer} {
 			b.rt.End(id, runtime.Exit{Code: 9, At: time.Now()})
 		}
 		for _, id := range []string{far, once} {
@@ -130,6 +133,7 @@ func TestRestoreWaitsForNoPlugin(t *testing.T) {
 		close(answer) // the plug-in was not there; the policy tries again
 		b.after(time.Minute)
 		b.is(far, container.StateRunning)
+		b.is(sharer, container.StateRunning)
 		b.ok(b.Stop(b.Context(), far, api.StopRequest{}))
 	})
 }
