@@ -21,8 +21,9 @@ const (
 	// foldDelay is how long the database may be behind the log. A dockerd that is started after this daemon was killed,
 	// and without a handback, misses the labels and options of volumes younger than that.
 	foldDelay = 50 * time.Millisecond
-	// maxLogged bounds the changes that wait for a database that cannot be written.
-	maxLogged = 4096
+	// maxLogged bounds the log, in changes: those that wait for a database that cannot be written, and those that a load
+	// without a pause brings while others are folded. About as many fit into what the log sets aside.
+	maxLogged = 1024
 )
 
 // ownKey holds, in the bucket of marks, the number of the transaction that wrote it: while that is the last one, nobody
@@ -97,23 +98,26 @@ func (m *metadata) commit(c *change) error {
 	}
 	delete(m.settled, c.name) // an older mark of the name is replaced by this change
 	m.pending = append(m.pending, c)
-	first, full := len(m.pending) == 1, len(m.logged) >= maxLogged
+	first := len(m.pending) == 1
 	m.mu.Unlock()
 	if first {
-		if full {
-			_ = m.fold() // appendPending fails while it does
-		}
 		m.appendPending()
 	}
 	return <-c.done
 }
 
-// appendPending waits for the append before and makes one for all that came meanwhile.
+// appendPending waits for the append before and makes one for all that came meanwhile. Who leads a batch calls it, and close,
+// so nobody else appends between the emptying of a full log and that.
 func (m *metadata) appendPending() {
 	m.turn.Lock()
+	if m.isFull() {
+		m.turn.Unlock()
+		m.empty() // takes the turn after the lock that comes before it
+		m.turn.Lock()
+	}
 	defer m.turn.Unlock()
 	m.mu.Lock()
-	batch, last, full := m.pending, m.last, len(m.logged) >= maxLogged
+	batch, last, full := m.pending, m.last, m.held >= maxLogged
 	m.pending = nil
 	m.mu.Unlock()
 	if len(batch) == 0 {
@@ -129,6 +133,7 @@ func (m *metadata) appendPending() {
 	if err == nil {
 		m.mu.Lock()
 		m.logged = append(m.logged, batch...)
+		m.held += len(batch)
 		if !m.due && !m.closed {
 			m.due = true
 			m.folds.Go(m.foldSoon)
@@ -138,6 +143,12 @@ func (m *metadata) appendPending() {
 	for _, c := range batch {
 		c.done <- err
 	}
+}
+
+func (m *metadata) isFull() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.held >= maxLogged
 }
 
 var errBehind = errors.New(metadataFile + " cannot be written; the daemon's log says why")
@@ -163,7 +174,7 @@ func (m *metadata) foldSoon() {
 	m.due = false
 	m.mu.Unlock()
 	if err := m.fold(); err != nil {
-		slog.Error("volume records stay in the log", "database", m.db.Path(), "error", err) // until the next fold
+		m.complain(err)
 	}
 }
 
@@ -185,14 +196,40 @@ func (m *metadata) fold() error {
 	}
 	m.turn.Lock()
 	defer m.turn.Unlock()
+	m.folded(batch)
+	return nil
+}
+
+// empty folds while nobody appends, so that the log is empty afterwards. A failure is logged: appendPending refuses what
+// a full log has no room for.
+func (m *metadata) empty() {
+	m.folding.Lock()
+	defer m.folding.Unlock()
+	m.turn.Lock()
+	defer m.turn.Unlock()
+	m.mu.Lock()
+	batch := m.logged
+	m.mu.Unlock()
+	if err := m.foldInto(batch); err != nil {
+		m.complain(err)
+		return
+	}
+	m.folded(batch)
+}
+
+// folded takes note that batch is in the database. The caller has the turn.
+func (m *metadata) folded(batch []*change) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.logged = m.logged[len(batch):]
 	if len(m.logged) == 0 {
-		m.logged = nil
+		m.logged, m.held = nil, 0
 		m.log.Reset()
 	}
-	return nil
+}
+
+func (m *metadata) complain(err error) {
+	slog.Error("volume records stay in the log", "database", m.db.Path(), "error", err) // until the next fold
 }
 
 // foldInto makes a transaction of batch.

@@ -71,6 +71,7 @@ type metadata struct {
 	mu      sync.Mutex          // guards the fields below; never held over I/O
 	pending []*change           // to be appended by the caller of the first, when it is its turn
 	logged  []*change           // durable in the log, and not in the database yet
+	held    int                 // changes in the log: those, and folded ones before them
 	due     bool                // a fold will take what is logged
 	last    int                 // number of our last transaction
 	settled map[string]struct{} // marks whose disk change is made, though perhaps not durable

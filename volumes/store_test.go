@@ -19,6 +19,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"stated.dev/stated/internal/filters"
+	"stated.dev/stated/internal/wal"
 	"stated.dev/stated/volumes"
 	"stated.dev/stated/volumes/local"
 	"stated.dev/stated/volumes/volumetest"
@@ -463,7 +464,7 @@ func TestReferencesAreAskedWithoutALock(t *testing.T) {
 	wantError(t, h.store.Remove(ctx, "vol", volumes.RemoveRequest{}), "remove vol: volume is in use - [c1]", errdefs.IsConflict)
 }
 
-// Marks of finished operations do not pile up in a daemon that never stops.
+// Marks of finished operations and logged changes do not pile up in a daemon that never stops.
 func TestMarksAreBounded(t *testing.T) {
 	fast := newOtherMount(t)
 	h := newHost(t)
@@ -483,6 +484,9 @@ func TestMarksAreBounded(t *testing.T) {
 		if err := h.store.Fold(); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if info, err := os.Stat(filepath.Join(h.root, ".stated", "volumes", "log")); err != nil || info.Size() > wal.Reserve {
+		t.Errorf("the log takes more than was set aside: %+v, %v", info, err)
 	}
 	data, err := os.ReadFile(filepath.Join(h.dir(), "metadata.db"))
 	if err != nil {

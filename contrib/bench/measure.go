@@ -310,7 +310,6 @@ func (b *bench) eventFanout() error {
 	})
 }
 
-// containers: operations that run a process, against runc alone as the limit.
 // runTrue creates and starts a container and waits for its end.
 func runTrue(p *peer, spec object) (id string, err error) {
 	if id, err = p.api.create("", spec); err == nil {
@@ -322,6 +321,7 @@ func runTrue(p *peer, spec object) (id string, err error) {
 	return id, err
 }
 
+// containers: operations that run a process, against runc alone as the limit.
 func (b *bench) containers() error {
 	bundle, err := b.runcBundle()
 	if err != nil {

@@ -18,9 +18,10 @@ import (
 	"stated.dev/stated/internal/atomicfile"
 )
 
-// Each entry is framed by its length, the log's generation and the CRC-32C of the generation and the entry, all
-// little-endian. A reset begins a new generation, a random number, at the front of the file without a flush: what is left
-// of older ones behind it does not count, and what a power cut brings back of them was settled before the reset.
+// Each entry is framed by its length, the log's generation and a CRC-32C, all little-endian. The checksum is that of the
+// frame before, continued over the generation and the entry, so that an append that failed leaves nothing that could
+// follow a later one. A reset begins a new generation, a random number, at the front of the file without a flush: what is
+// left of older ones behind it does not count, and what a power cut brings back of them was settled before the reset.
 const headerSize = 16
 
 // Reserve is how much of the disk a new log takes at once, in bytes. More than that may be appended.
@@ -34,7 +35,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Log is an open log.
 type Log struct {
 	file       *os.File
-	end        int64 // of the entries
+	end        int64  // of the entries
+	sum        uint32 // of the last one
 	generation uint64
 }
 
@@ -73,11 +75,12 @@ func Open(path string) (_ *Log, entries [][]byte, err error) {
 // Append makes entries durable, all or none. After an error they may be found by the next Open, or not.
 func (l *Log) Append(entries ...[]byte) error {
 	var buf []byte
+	sum := l.sum
 	for _, e := range entries {
 		if len(e) > maxEntry {
 			return fmt.Errorf("an entry of %d bytes is larger than %d", len(e), maxEntry)
 		}
-		buf = appendFrame(buf, l.generation, e)
+		buf, sum = appendFrame(buf, sum, l.generation, e)
 	}
 	_, err := l.file.WriteAt(buf, l.end)
 	if err == nil {
@@ -86,14 +89,14 @@ func (l *Log) Append(entries ...[]byte) error {
 	if err != nil {
 		return fmt.Errorf("append to %s: %w", l.file.Name(), err)
 	}
-	l.end += int64(len(buf))
+	l.end, l.sum = l.end+int64(len(buf)), sum
 	return nil
 }
 
 // Reset drops all entries. They may come back after a power cut before the next Append.
 func (l *Log) Reset() {
 	l.generation = rand.Uint64()
-	l.end = 0
+	l.end, l.sum = 0, 0
 }
 
 // Clear is Reset, durably.
@@ -112,19 +115,21 @@ func (l *Log) Clear() error {
 // Close closes the file.
 func (l *Log) Close() error { return l.file.Close() }
 
-func appendFrame(buf []byte, generation uint64, entry []byte) []byte {
+func appendFrame(buf []byte, sum uint32, generation uint64, entry []byte) ([]byte, uint32) {
 	at := len(buf)
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(entry)))
 	buf = append(buf, 0, 0, 0, 0)
 	buf = binary.LittleEndian.AppendUint64(buf, generation)
 	buf = append(buf, entry...)
-	binary.LittleEndian.PutUint32(buf[at+4:], crc32.Checksum(buf[at+8:], castagnoli))
-	return buf
+	sum = crc32.Update(sum, castagnoli, buf[at+8:])
+	binary.LittleEndian.PutUint32(buf[at+4:], sum)
+	return buf, sum
 }
 
 // decode returns the whole entries at the front of data that are of one generation.
 func decode(data []byte) (entries [][]byte) {
 	var generation uint64
+	var sum uint32
 	for len(data) >= headerSize {
 		n := binary.LittleEndian.Uint32(data)
 		if n > maxEntry || int(n) > len(data)-headerSize {
@@ -132,7 +137,8 @@ func decode(data []byte) (entries [][]byte) {
 		}
 		body := data[8 : headerSize+int(n)]
 		g := binary.LittleEndian.Uint64(body)
-		if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(data[4:]) || len(entries) > 0 && g != generation {
+		sum = crc32.Update(sum, castagnoli, body)
+		if sum != binary.LittleEndian.Uint32(data[4:]) || len(entries) > 0 && g != generation {
 			break
 		}
 		generation = g

@@ -55,6 +55,19 @@ func TestEntriesUntilReset(t *testing.T) {
 	open(t, path, string(make([]byte, 2*Reserve)), "last")
 }
 
+// TestFailedAppend fails an append whose bytes come to the disk all the same. What is appended in its place, and of the
+// same length, is not followed by the rest of it.
+func TestFailedAppend(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	l := open(t, path)
+	add(t, l, "first")
+	end, sum := l.end, l.sum
+	add(t, l, "refused", "refused too")
+	l.end, l.sum = end, sum // as after an error
+	add(t, l, "granted")
+	open(t, path, "first", "granted")
+}
+
 // TestDamage cuts and damages a log at every byte: what is left is a front part of what was appended.
 func TestDamage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
@@ -114,15 +127,18 @@ func TestFullDisk(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(appendFrame(appendFrame(nil, 7, []byte("a")), 7, []byte("b")))
+	frame, sum := appendFrame(nil, 0, 7, []byte("a"))
+	frame, _ = appendFrame(frame, sum, 7, []byte("b"))
+	f.Add(frame)
 	f.Add(make([]byte, 40))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var again []byte
+		var sum uint32
 		if len(data) < headerSize {
 			return
 		}
 		for _, e := range decode(data) {
-			again = appendFrame(again, binary.LittleEndian.Uint64(data[8:]), e)
+			again, sum = appendFrame(again, sum, binary.LittleEndian.Uint64(data[8:]), e)
 		}
 		if !bytes.HasPrefix(data, again) {
 			t.Errorf("%x decodes to what encodes as %x", data, again)

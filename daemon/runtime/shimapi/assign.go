@@ -50,12 +50,18 @@ func Await(fd int) (Assignment, error) {
 		return a, io.EOF
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || len(messages) != 1 {
-		return a, fmt.Errorf("an assignment with %d messages: %w", len(messages), err)
+	if err == nil && len(messages) != 1 {
+		err = fmt.Errorf("%d control messages, not one", len(messages))
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != len(a.files()) {
-		return a, fmt.Errorf("an assignment with %d descriptors: %w", len(fds), err)
+	var fds []int
+	if err == nil {
+		fds, err = unix.ParseUnixRights(&messages[0])
+	}
+	if err == nil && len(fds) != len(a.files()) {
+		err = fmt.Errorf("%d descriptors, not %d", len(fds), len(a.files()))
+	}
+	if err != nil {
+		return a, fmt.Errorf("read an assignment: %w", err)
 	}
 	for i, f := range a.files() {
 		*f = os.NewFile(uintptr(fds[i]), "")
