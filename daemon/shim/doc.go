@@ -1,7 +1,7 @@
 // Package shim is what runs beside a container: one process for each, started by the daemon and outliving it.
 //
-// It wraps containerd's runc task service, unmodified, and adds what must not stop with the daemon: it holds both
-// ends of the standard streams, records the output, hands it to attached clients, serves names inside the network
+// It wraps containerd's runc task service, unmodified, and adds what must not stop with the daemon: it holds the
+// standard streams, records the output, hands it to attached clients, serves names inside the network
 // namespace, holds host ports, and writes down how the container ended. It never reads the daemon's records, never
 // decides about restarts, and talks to nobody but its callers.
 //

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/go-runc"
 	"github.com/containerd/ttrpc"
 
 	"stated.dev/stated/daemon/runtime/shimapi"
@@ -92,6 +93,7 @@ func New(ctx context.Context, version string, parts Parts) (_ *Shim, err error) 
 	if s.inner, err = task.NewTaskService(ctx, publisher{s}, s.down); err != nil {
 		return nil, fmt.Errorf("open the task service: %w", err)
 	}
+	runc.Monitor = handover{ProcessMonitor: runc.Monitor, find: s.process} // go-runc has one for the whole program
 	if s.server, err = ttrpc.NewServer(); err != nil {
 		return nil, err
 	}

@@ -17,20 +17,28 @@ import (
 // readSize is how much output is taken at once: half of what a pipe of the usual size holds.
 const readSize = 32 << 10
 
-// pipeSize is what a stream that has much to say may hold while the disk that its log is on is busy: the process that
-// writes goes on meanwhile. Few streams get it, as the kernel gives the processes of a user smaller pipes when all of
+// pipeSize is what a stream that has much to say may hold while the disk that its log is on is busy, or every processor:
+// the process that writes goes on meanwhile. A stream has much to say once busy bytes wait to be read, an eighth of what
+// it holds until then. Not every stream gets it, as the kernel gives the processes of a user smaller pipes when all of
 // theirs together are large.
-const pipeSize = 1 << 20
+const (
+	pipeSize = 1 << 20
+	busy     = 8 << 10
+)
 
-// stdio is the standard streams of one process: FIFOs of which this side opens both ends before the task service
-// does, so that neither waits for the other and no byte is lost.
+// stdio is the standard streams of one process. Without a terminal they are pipes, whose other ends runc gets as its
+// own streams (handover.go), so that nothing stands between the process and this side. With one they are FIFOs of which
+// this side opens both ends before the task service does, so that neither waits for the other and no byte is lost; the
+// task service copies between them and the terminal.
 type stdio struct {
-	// Paths for the task service; empty for a stream that the process does not have.
-	in, out, err string
+	// Paths of the FIFOs; empty for a stream that the process does not have, and for a pipe.
+	in, out string
 
 	fan  *fanout
 	sink *sink // nil for a process whose output is not recorded
 
+	output    []*os.File    // our ends of it
+	ready     chan struct{} // closed when the output is the process's, and not of the runc that makes it
 	drained   chan struct{} // closed when every output stream has ended
 	readers   sync.WaitGroup
 	sealed    atomic.Bool  // output is no longer delivered
@@ -38,25 +46,80 @@ type stdio struct {
 
 	mu    sync.Mutex // guards what is below
 	stdin *os.File   // our write end: keeps the process's stdin open whoever goes
-	held  []*os.File // the other ends, until the task service has opened its own
+	held  ends       // the other ends, until the process has its own
 	ended bool       // stdin has ended
+	begun bool       // ready is closed
 }
 
-// openStdio makes the FIFOs of a process and starts to read its output.
+// ends are the process's ends of its streams; nil where it has none.
+type ends struct{ in, out, err *os.File }
+
+// each calls do with every end there is.
+func (e ends) each(do func(*os.File)) {
+	for _, f := range []*os.File{e.in, e.out, e.err} {
+		if f != nil {
+			do(f)
+		}
+	}
+}
+
+// openStdio opens the streams of a process. Its output is read from begin on.
 func openStdio(dir, name string, tty, stdin bool, rec *sink) (_ *stdio, err error) {
-	s := &stdio{fan: &fanout{tty: tty}, sink: rec, drained: make(chan struct{})}
+	s := &stdio{fan: &fanout{tty: tty}, sink: rec, ready: make(chan struct{}), drained: make(chan struct{})}
+	if tty {
+		err = s.openFIFOs(filepath.Join(dir, "io-"+name), stdin)
+	} else {
+		err = s.openPipes(stdin)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open streams of %s: %w", name, err)
+	}
+	for i, f := range s.output {
+		s.readers.Go(func() { s.read(f, byte(stdout+i)) })
+	}
+	go func() { // ends with the readers, which end when the process's output does
+		s.readers.Wait()
+		close(s.drained)
+		s.fan.end()
+	}()
+	return s, nil
+}
+
+func (s *stdio) openPipes(stdin bool) (err error) {
+	var opened []*os.File
+	pipe := func() (r, w *os.File) {
+		if err == nil {
+			r, w, err = os.Pipe()
+		}
+		if err == nil {
+			opened = append(opened, r, w)
+		}
+		return r, w
+	}
+	var outR, errR *os.File
+	outR, s.held.out = pipe()
+	errR, s.held.err = pipe()
+	if stdin {
+		s.held.in, s.stdin = pipe()
+	}
+	if err != nil {
+		closeAll(opened)
+	}
+	s.output = []*os.File{outR, errR}
+	return err
+}
+
+// openFIFOs makes and opens the FIFOs that the task service copies a terminal to and from.
+func (s *stdio) openFIFOs(prefix string, stdin bool) (err error) {
 	var opened []*os.File
 	defer func() {
 		if err != nil {
-			for _, f := range opened {
-				_ = f.Close() // nothing was read or written
-			}
+			closeAll(opened)
 			s.unlink()
-			err = fmt.Errorf("open streams of %s: %w", name, err)
 		}
 	}()
 	open := func(kind string) (path string, r, w *os.File, err error) {
-		path = filepath.Join(dir, "io-"+name+"-"+kind)
+		path = prefix + "-" + kind
 		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
 			return "", nil, nil, fmt.Errorf("make %s: %w", path, err)
 		}
@@ -70,34 +133,23 @@ func openStdio(dir, name string, tty, stdin bool, rec *sink) (_ *stdio, err erro
 		opened = append(opened, w)
 		return path, r, w, nil
 	}
-	var outR, errR *os.File
-	var w, r *os.File
-	if s.out, outR, w, err = open("stdout"); err != nil {
-		return nil, err
-	}
-	s.held = append(s.held, w)
-	if !tty {
-		if s.err, errR, w, err = open("stderr"); err != nil {
-			return nil, err
-		}
-		s.held = append(s.held, w)
+	var outR *os.File
+	if s.out, outR, s.held.out, err = open("stdout"); err != nil {
+		return err
 	}
 	if stdin {
-		if s.in, r, s.stdin, err = open("stdin"); err != nil {
-			return nil, err
+		if s.in, s.held.in, s.stdin, err = open("stdin"); err != nil {
+			return err
 		}
-		s.held = append(s.held, r)
 	}
-	s.readers.Go(func() { s.read(outR, stdout) })
-	if errR != nil {
-		s.readers.Go(func() { s.read(errR, stderr) })
+	s.output = []*os.File{outR}
+	return nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close() // nothing was read or written
 	}
-	go func() { // ends with the readers, which end when the process's output does
-		s.readers.Wait()
-		close(s.drained)
-		s.fan.end()
-	}()
-	return s, nil
 }
 
 // widen lets a pipe hold pipeSize. Where the kernel refuses, a smaller one serves too.
@@ -109,14 +161,51 @@ func widen(pipe *os.File) {
 	_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) }) // see above
 }
 
+// begin starts to read the output, once runc has made the process.
+func (s *stdio) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.beginLocked()
+}
+
+func (s *stdio) beginLocked() {
+	if !s.begun {
+		s.begun = true
+		close(s.ready)
+	}
+}
+
+// forget drops what a runc that failed has written to the output, which it had for its own: what went wrong is in its
+// log, too. It may be tried again.
+func (s *stdio) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.begun {
+		return
+	}
+	buf := make([]byte, readSize)
+	for _, f := range s.output {
+		conn, err := f.SyscallConn() // Read would wait for more
+		if err != nil {
+			continue // it is closed
+		}
+		_ = conn.Control(func(fd uintptr) { // a failure leaves words in the log, no more
+			for n := 1; n > 0; {
+				n, _ = unix.Read(int(fd), buf)
+			}
+		})
+	}
+}
+
 // read delivers one stream until all its writers have closed it.
 func (s *stdio) read(f *os.File, stream byte) {
 	defer f.Close()
+	<-s.ready
 	buf := make([]byte, readSize)
 	wide := false
 	for {
 		n, err := f.Read(buf)
-		if n == len(buf) && !wide {
+		if n >= busy && !wide {
 			widen(f)
 			wide = true
 		}
@@ -145,8 +234,8 @@ const readerLimit = 2 * time.Second
 func (s *stdio) awaitReader() {
 	s.mu.Lock()
 	var own *os.File
-	if s.in != "" && len(s.held) > 0 {
-		own = s.held[len(s.held)-1] // stdin's reading end is the last that was opened
+	if s.in != "" {
+		own = s.held.in
 	}
 	s.mu.Unlock()
 	if own == nil {
@@ -194,36 +283,40 @@ func otherReader(own *os.File) bool {
 	return false
 }
 
-// release closes the ends that were held for the task service, once it has its own. From then on the output ends
-// with its last writer.
+// release closes the ends that were held for the process, once it has its own or will not be. From then on the output
+// ends with its last writer. What comes of a process that was never made is dropped.
 func (s *stdio) release() {
 	s.mu.Lock()
 	held := s.held
-	s.held = nil
+	s.held = ends{}
+	if !s.begun {
+		s.sealed.Store(true)
+		s.beginLocked()
+	}
 	s.mu.Unlock()
-	for _, f := range held {
-		_ = f.Close() // nothing is buffered in this process
+	if held.out == nil {
+		return // it was done before
 	}
-	if len(held) > 0 {
-		s.unlink()
-	}
+	held.each(func(f *os.File) { _ = f.Close() }) // nothing is buffered in this process
+	s.unlink()
 }
 
 func (s *stdio) unlink() {
-	for _, path := range []string{s.in, s.out, s.err} {
+	for _, path := range []string{s.in, s.out} {
 		if path != "" {
 			_ = os.Remove(path) // litter in a directory that goes with the container
 		}
 	}
 }
 
-// leftover is more than what lies between a process and us when it ends: two pipes and some buffers.
+// leftover is more than what lies between a process and us when it ends: a pipe, or a terminal, a FIFO and some buffers.
 const leftover = pipeSize + 128<<10
 
 // drain waits for the end of the output after the process's exit, for limit and for as long as a paced client takes
 // to read what the process left. Children may keep the output open; what they write later is taken, so that they
 // live on, and dropped.
 func (s *stdio) drain(limit time.Duration) {
+	s.begin() // its start may not have returned yet
 	s.release()
 	s.closeStdin()
 	t := time.NewTicker(limit)

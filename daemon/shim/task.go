@@ -61,10 +61,12 @@ func (t *taskService) Create(ctx context.Context, r *taskapi.CreateTaskRequest) 
 		}
 		resp, err := s.inner.Create(ctx, r)
 		if err != nil {
+			s.init.stdio.forget()
 			return nil, err
 		}
 		pid := int(resp.Pid)
 		if pid != 0 { // a restore has none before it starts
+			s.init.stdio.begin()
 			s.oom.watch(pid)
 			s.openPidfd(pid)
 		}
@@ -88,7 +90,7 @@ func (s *Shim) fillCreate(r *taskapi.CreateTaskRequest) error {
 	}
 	io := s.init.stdio
 	r.ID, r.Bundle, r.Options = s.cfg.ID, s.dir, opts
-	r.Terminal, r.Stdin, r.Stdout, r.Stderr = s.cfg.Tty, io.in, io.out, io.err
+	r.Terminal, r.Stdin, r.Stdout, r.Stderr = s.cfg.Tty, io.in, io.out, "" // a terminal has one output
 	return nil
 }
 
@@ -120,11 +122,13 @@ func (t *taskService) Start(ctx context.Context, r *taskapi.StartRequest) (*task
 		before := time.Now()
 		resp, err := s.inner.Start(ctx, r)
 		if err != nil {
+			p.stdio.forget()
 			if p != s.init {
 				s.failExec(p)
 			}
 			return nil, err
 		}
+		p.stdio.begin()
 		if p == s.init && s.pidfd < 0 {
 			s.oom.watch(int(resp.Pid))
 			s.openPidfd(int(resp.Pid))
@@ -164,7 +168,7 @@ func (t *taskService) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (
 		if err != nil {
 			return nil, err
 		}
-		r.Stdin, r.Stdout, r.Stderr = io.in, io.out, io.err
+		r.Stdin, r.Stdout, r.Stderr = io.in, io.out, ""
 		p := newProcess(r.ExecID, r.Terminal, io, shimapi.StateCreated)
 		s.addExec(p)
 		resp, err := s.inner.Exec(ctx, r)

@@ -1,33 +1,28 @@
-// Command load runs inside a container: it writes numbered lines at a steady rate, looks up a name as fast as it is
-// told to, and answers on a TCP port; without lookups it only writes. When it gets SIGTERM it writes what it measured
-// to a file and ends.
+// Command load runs inside a container: it looks up a name as fast as it is told to, answers on a TCP port and runs the
+// command that its arguments name. When it gets SIGTERM it passes that on, waits for the command, writes what it
+// measured to a file and ends.
 package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"github.com/miekg/dns"
-	"golang.org/x/sys/unix"
 )
 
 // Report is what the program measured. Times are in microseconds.
 type Report struct {
-	Lines        int64    // written
-	SlowestWrite int64    // one write, with what it waited for a processor
-	Blocked      int64    // the longest that one write slept, for want of a reader
-	BlockedOver  int64    // writes that slept longer than 10 ms
 	Lookups      int64    // that were answered rightly
 	Failed       []string // lookups that were not, the first few
 	FailedCount  int64
@@ -35,38 +30,43 @@ type Report struct {
 }
 
 func main() {
-	lines := flag.Int("lines", 20000, "lines a second")
 	lookups := flag.Int("lookups", 1000, "lookups a second")
 	name := flag.String("name", "", "name to look up")
 	want := flag.String("want", "", "its address")
 	out := flag.String("out", "/out/report.json", "file for the report")
 	flag.Parse()
-	runtime.GOMAXPROCS(8) // a write that blocks keeps its processor
+	if err := run(*lookups, *name, *want, *out, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(lookups int, name, want, out string, command []string) error {
 	stopping := make(chan os.Signal, 1)
 	signal.Notify(stopping, syscall.SIGTERM)
-	if *lookups > 0 {
-		if err := serve(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+	if err := serve(); err != nil {
+		return err
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		return err
 	}
 	var r Report
 	var stop atomic.Bool
 	var work sync.WaitGroup
-	work.Go(func() { write(&r, *lines, &stop) })
-	if *lookups > 0 {
-		work.Go(func() { look(&r, *lookups, *name, *want, &stop) })
-	}
+	work.Go(func() { look(&r, lookups, name, want, &stop) })
 	<-stopping
 	stop.Store(true)
 	work.Wait()
+	if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
+		return fmt.Errorf("%s: %w", command[0], err)
+	}
 	data, err := json.Marshal(r)
-	if err == nil {
-		err = os.WriteFile(*out, data, 0o644)
-	}
 	if err != nil {
-		os.Exit(1)
+		return err
 	}
+	return os.WriteFile(out, data, 0o644)
 }
 
 // each calls do rate times a second, in bursts of a millisecond, until stop is set.
@@ -85,46 +85,6 @@ func each(rate int, stop *atomic.Bool, do func(n int64)) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-}
-
-// write writes numbered lines, each with one system call, and tells sleeping in it, which is waiting for the reader,
-// from waiting for a processor.
-func write(r *Report, rate int, stop *atomic.Bool) {
-	runtime.LockOSThread()
-	stat, err := os.Open("/proc/thread-self/schedstat")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	defer stat.Close()
-	each(rate, stop, func(n int64) {
-		line := fmt.Appendf(nil, "line %d of a container that writes while the daemon dies\n", n)
-		delayed := delay(stat)
-		begun := time.Now()
-		written, _, errno := unix.RawSyscall(unix.SYS_WRITE, 1, uintptr(unsafe.Pointer(&line[0])), uintptr(len(line)))
-		took := time.Since(begun)
-		delayed = delay(stat) - delayed
-		if errno != 0 || int(written) != len(line) {
-			fmt.Fprintln(os.Stderr, "write:", written, errno)
-			os.Exit(1)
-		}
-		r.Lines++
-		r.SlowestWrite = max(r.SlowestWrite, took.Microseconds())
-		slept := (took - delayed).Microseconds()
-		r.Blocked = max(r.Blocked, slept)
-		if slept > 10_000 {
-			r.BlockedOver++
-		}
-	})
-}
-
-// delay is how long this thread has waited for a processor, from its schedstat.
-func delay(stat *os.File) time.Duration {
-	var buf [64]byte
-	n, _ := stat.ReadAt(buf[:], 0) // an empty answer counts as no delay
-	var ran, waited int64
-	_, _ = fmt.Sscan(string(buf[:n]), &ran, &waited)
-	return time.Duration(waited)
 }
 
 // look asks the container's name server for name; every question is asked once.
