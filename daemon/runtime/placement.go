@@ -32,7 +32,7 @@ const placeLimit = 3 * time.Second
 // cgroup of the slice's name. A shim that cannot be moved stays in the daemon's cgroup, with a warning.
 type placement struct {
 	systemd bool
-	unified *os.File // the cgroup directory that a shim is born into, or nil
+	unified string   // the cgroup directory that a shim is born into, or empty
 	v1      []string // further directories that it is moved to
 }
 
@@ -50,7 +50,7 @@ func newPlacement() *placement {
 		_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
 		names, path, _ := strings.Cut(rest, ":")
 		if names == "" {
-			p.openUnified()
+			p.findUnified()
 			continue
 		}
 		// Nothing ends or limits what is in the root of a hierarchy.
@@ -61,23 +61,13 @@ func newPlacement() *placement {
 	return p
 }
 
-func (p *placement) openUnified() {
+func (p *placement) findUnified() {
 	for _, root := range []string{cgroupRoot, filepath.Join(cgroupRoot, "unified")} {
 		var fs unix.Statfs_t
 		if unix.Statfs(root, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
 			continue
 		}
-		dir := filepath.Join(root, slice)
-		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
-			slog.Warn("shims stay in the daemon's cgroup", "error", err)
-			return
-		}
-		f, err := os.Open(dir)
-		if err != nil {
-			slog.Warn("shims stay in the daemon's cgroup", "error", err)
-			return
-		}
-		p.unified = f
+		p.unified = filepath.Join(root, slice)
 		return
 	}
 }
@@ -100,11 +90,25 @@ func (p *placement) addV1(names string) {
 	p.v1 = append(p.v1, dir)
 }
 
-// prepare makes a process be born in the slice where the kernel can do that.
-func (p *placement) prepare(attr *syscall.SysProcAttr) {
-	if p.unified != nil {
-		attr.UseCgroupFD, attr.CgroupFD = true, int(p.unified.Fd())
+// prepare makes a process be born in the slice where the kernel can do that. What it returns is called once the process
+// was started. The slice is made anew if somebody has removed it, as may happen while no shim is in it.
+func (p *placement) prepare(attr *syscall.SysProcAttr) (done func()) {
+	done = func() {}
+	if p.unified == "" {
+		return done
 	}
+	err := os.Mkdir(p.unified, 0o755)
+	if err != nil && !os.IsExist(err) {
+		slog.Warn("a shim stays in the daemon's cgroup", "error", err)
+		return done
+	}
+	dir, err := os.Open(p.unified)
+	if err != nil {
+		slog.Warn("a shim stays in the daemon's cgroup", "error", err)
+		return done
+	}
+	attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
+	return func() { _ = dir.Close() } // a handle
 }
 
 // move puts a shim where prepare could not.
@@ -151,11 +155,5 @@ func startScope(ctx context.Context, pid int, id, execRoot string) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("start %s: %w", name, ctx.Err())
-	}
-}
-
-func (p *placement) close() {
-	if p.unified != nil {
-		_ = p.unified.Close() // a handle
 	}
 }

@@ -350,6 +350,5 @@ func (r *Shims) Close() error {
 		c.close()
 	}
 	r.wg.Wait()
-	r.place.close()
 	return nil
 }

@@ -51,7 +51,7 @@ func (r *Shims) begin() (*waiting, error) {
 			PidFD:  &pidfd,
 		},
 	}
-	r.place.prepare(cmd.SysProcAttr)
+	defer r.place.prepare(cmd.SysProcAttr)()
 	if err := cmd.Start(); err != nil {
 		_ = ours.Close() // nobody has the other end
 		return nil, err
