@@ -375,6 +375,45 @@ func TestRW(t *testing.T) {
 	})
 }
 
+// A bare layer shows its image as it is, and keeps its layers.
+func TestBareRW(t *testing.T) {
+	eachDriver(t, func(t *testing.T, driver string) {
+		path := t.TempDir()
+		r := openRoot(t, path, driver)
+		image := r.register(t, base(t), "")
+		if err := r.CreateRW(t.Context(), "c1-image:1", layer.RWRequest{Parent: image.ChainID, Bare: true}); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, path, "image", driver, "layerdb", "mounts", "c1-image:1"); !slices.Equal(got, []string{"mount-id", "parent"}) {
+			t.Errorf("files of the record: %v", got)
+		}
+		mustRelease(t, r, image.ChainID)
+		r.close(t)
+
+		r = openRoot(t, path, driver)
+		tree := r.mount(t, "c1-image:1")
+		if got := names(t, tree); !slices.Equal(got, []string{"bin", "etc"}) {
+			t.Errorf("the layer shows %v", got)
+		}
+		if got := readFile(t, tree, "etc/hosts"); got != "127.0.0.1 image" {
+			t.Errorf("etc/hosts holds %q", got)
+		}
+		if err := r.UnmountRW(t.Context(), "c1-image:1"); err != nil {
+			t.Fatal(err)
+		}
+		if notes, err := r.Repair(t.Context()); err != nil || len(notes) > 0 {
+			t.Errorf("repair: %v, %v", notes, err)
+		}
+		if got := r.Problems(); len(got) > 0 {
+			t.Errorf("problems: %v", got)
+		}
+		if err := r.RemoveRW(t.Context(), "c1-image:1", nil); err != nil {
+			t.Fatal(err)
+		}
+		r.nothingLeft(t)
+	})
+}
+
 // A mount survives the store and counts as one for the next.
 func TestMountsSurvive(t *testing.T) {
 	r := openRoot(t, t.TempDir(), "overlay2")

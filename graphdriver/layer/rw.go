@@ -48,6 +48,8 @@ type RWRequest struct {
 	Parent     digest.Digest // chain id; "" for an empty tree
 	StorageOpt map[string]string
 	MountLabel string
+	// Bare leaves out what every container finds in its tree: the layer shows its parent and nothing else.
+	Bare bool
 	// Commit makes the record's files durable, together with whatever else the caller has to record; it makes their
 	// directory too. The layer exists when it has returned nil, and not at all when it fails. Without it the store
 	// writes and flushes the files.
@@ -174,16 +176,18 @@ func (s *Store) create(ctx context.Context, rw *rwLayer, req RWRequest) (err err
 		return err
 	}
 
-	info.InitID = info.MountID + initSuffix
-	undo = append(undo, func() error { return s.driver.Remove(undoing, info.InitID) })
-	if err := s.driver.CreateSeeded(ctx, info.InitID, cache, initSeeds[:], graphdriver.CreateOptions{MountLabel: req.MountLabel}); err != nil {
-		return fmt.Errorf("init layer: %w", err)
-	}
-	if err := fault.Point("layer.create.seeded"); err != nil {
-		return err
+	if !req.Bare {
+		info.InitID = info.MountID + initSuffix
+		undo = append(undo, func() error { return s.driver.Remove(undoing, info.InitID) })
+		if err := s.driver.CreateSeeded(ctx, info.InitID, cache, initSeeds[:], graphdriver.CreateOptions{MountLabel: req.MountLabel}); err != nil {
+			return fmt.Errorf("init layer: %w", err)
+		}
+		if err := fault.Point("layer.create.seeded"); err != nil {
+			return err
+		}
 	}
 	undo = append(undo, func() error { return s.driver.Remove(undoing, info.MountID) })
-	if err := s.driver.CreateReadWrite(ctx, info.MountID, info.InitID, graphdriver.CreateOptions{
+	if err := s.driver.CreateReadWrite(ctx, info.MountID, info.below(cache), graphdriver.CreateOptions{
 		MountLabel: req.MountLabel,
 		StorageOpt: req.StorageOpt,
 	}); err != nil {
@@ -221,7 +225,9 @@ func (s *Store) rwFiles(info RWInfo) []File {
 	dir := s.rwDir(info.Name)
 	files := []File{
 		{filepath.Join(dir, mountIDFile), []byte(info.MountID), 0o644},
-		{filepath.Join(dir, initIDFile), []byte(info.InitID), 0o644},
+	}
+	if info.InitID != "" {
+		files = append(files, File{filepath.Join(dir, initIDFile), []byte(info.InitID), 0o644})
 	}
 	if info.Parent != "" {
 		files = append(files, File{filepath.Join(dir, parentFile), []byte(info.Parent), 0o644})
