@@ -28,6 +28,7 @@ import (
 	"stated.dev/stated/daemon/system"
 	"stated.dev/stated/graphdriver/layer"
 	"stated.dev/stated/internal/events"
+	"stated.dev/stated/internal/pin"
 	"stated.dev/stated/network"
 	"stated.dev/stated/network/dns"
 	"stated.dev/stated/network/driver/bridge"
@@ -92,7 +93,7 @@ type containerLayers struct{ *layer.Store }
 
 func (l containerLayers) CreateRW(ctx context.Context, id string, req containers.LayerRequest) error {
 	return l.Store.CreateRW(ctx, id, layer.RWRequest{
-		Parent: req.Parent, StorageOpt: req.StorageOpt, MountLabel: req.MountLabel,
+		Parent: req.Parent, StorageOpt: req.StorageOpt, MountLabel: req.MountLabel, Bare: req.Bare,
 		Commit: func(files []layer.File) error {
 			list := make([]containers.File, len(files))
 			for i, f := range files {
@@ -124,7 +125,7 @@ func (u usedImages) UsingImage(id digest.Digest) []images.ContainerUse {
 	}
 	var list []images.ContainerUse
 	for _, c := range u.d.containers.UsingImage(id.String()) {
-		list = append(list, images.ContainerUse{ID: c.ID, Name: c.Name, Running: c.Running})
+		list = append(list, images.ContainerUse{ID: c.ID, Name: c.Name, Running: c.Running, Mounted: c.Mounted})
 	}
 	return list
 }
@@ -171,6 +172,20 @@ func (v containerVolumes) Claim(ctx context.Context, name, _, ref string) error 
 func (v containerVolumes) Remove(ctx context.Context, name string) error {
 	return v.Store.Remove(ctx, name, volumes.RemoveRequest{})
 }
+
+// containerPins holds what is to be mounted into containers.
+type containerPins struct{ *pin.Dir }
+
+func (p containerPins) Below(base, sub string) (string, func() error, error) {
+	held, err := p.Dir.Below(base, sub)
+	if err != nil {
+		return "", nil, err
+	}
+	return held.Path(), held.Release, nil
+}
+
+// pinDir is where they are held.
+func pinDir(execRoot string) *pin.Dir { return pin.NewDir(filepath.Join(execRoot, "pins")) }
 
 // containerNetworks shows the networks to the containers.
 type containerNetworks struct{ *network.Controller }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -372,8 +373,8 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 	d.containers = containers.New(containers.Config{
 		Dir: dir, IndexPath: d.statePath("index"), ExecRoot: d.cfg.ExecRoot, Root: d.cfg.Root, LogDriver: d.cfg.LogDriver, LogOpts: d.cfg.LogOpts,
 		CgroupDriver: driver, StopTimeout: defaultStop, Settings: d.settingsHost(driver), Host: d.ociHost(driver, shim),
-		LiveRestore: d.cfg.liveRestore(), Notifier: d.notifier,
-	}, containerLayers{d.layers}, containerImages{d.images}, containerVolumes{d.volumes}, containerNetworks{d.networks}, d.runtime, d.journal, d.events, d.log)
+		LiveRestore: d.cfg.liveRestore(), Notifier: d.notifier, Sockets: d.socketPaths(),
+	}, containerLayers{d.layers}, containerImages{d.images}, containerVolumes{d.volumes}, containerNetworks{d.networks}, containerPins{pinDir(d.cfg.ExecRoot)}, d.runtime, d.journal, d.events, d.log)
 	opened.add(d.containers)
 	opened.add(closerFunc(func() error { // before the containers' end, which may wait for a plug-in that hangs
 		d.plugins.Hurry()
@@ -408,7 +409,7 @@ func (d *Daemon) openRuntime(ctx context.Context, cgroupDriver string) (runtime.
 // nothing is deleted, and the doctor tells of it.
 func (d *Daemon) sweepLayers() io.Closer {
 	running, paused, stopped := d.containers.Counts()
-	keep := d.containers.Exists
+	keep := d.containers.OwnsLayer
 	if running+paused+stopped == 0 {
 		keep = func(string) bool { return true }
 	}
@@ -454,6 +455,17 @@ func (d *Daemon) dropUnreferenced(ctx context.Context) {
 // cgroupDriver is the chosen driver, or the host's own.
 func (d *Daemon) cgroupDriver() string {
 	return cmp.Or(d.cfg.cgroupDriver(), d.host.DefaultCgroupDriver())
+}
+
+// socketPaths are the unix sockets on which the API is served.
+func (d *Daemon) socketPaths() []string {
+	var list []string
+	for _, h := range d.cfg.Hosts {
+		if path, ok := strings.CutPrefix(h, "unix://"); ok {
+			list = append(list, path)
+		}
+	}
+	return list
 }
 
 // settingsHost is what requests are checked against.

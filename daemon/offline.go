@@ -106,6 +106,7 @@ func CleanUp(ctx context.Context, cfg Config, log *slog.Logger) (removed []strin
 		removed = append(removed, list...)
 		errs = append(errs, err)
 	}
+	errs = append(errs, pinDir(cfg.ExecRoot).Clear()) // first: unmounted like others they might take more with them
 	mounts, err := mountsBelow(cfg.Root, cfg.ExecRoot)
 	errs = append(errs, err)
 	for _, path := range mounts {

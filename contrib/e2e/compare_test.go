@@ -17,6 +17,10 @@ func TestCompare(t *testing.T) {
 }
 
 var transcripts = map[string]string{
+	"volume subpaths": volumeSubpaths,
+	"image mounts":    imageMounts,
+	"mount rules":     mountRules,
+
 	"names and states": `
 docker run -d --name aa busybox sleep 1000
 docker run -d --name aa busybox true

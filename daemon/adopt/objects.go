@@ -132,7 +132,7 @@ type record struct {
 	NetworkSettings struct {
 		Networks map[string]struct{ NetworkID string }
 	}
-	MountPoints map[string]*struct{ Name, Driver string }
+	MountPoints map[string]*struct{ Name, Driver, Type string }
 }
 
 func (c *checker) containers(ctx context.Context) error {
@@ -204,7 +204,7 @@ func (c *checker) container(id string, names map[string]string) {
 	}
 	c.writableLayer(id, r.Driver)
 	for dest, m := range r.MountPoints {
-		if m != nil && m.Name != "" && !c.vols[m.Name] {
+		if m != nil && m.Name != "" && m.Type != "image" && !c.vols[m.Name] {
 			c.problem(Containers, id, "its volume %s at %s is missing", m.Name, dest)
 		}
 	}

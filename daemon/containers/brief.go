@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/moby/moby/api/types/mount"
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/internal/atomicfile"
@@ -29,10 +30,14 @@ type brief struct {
 	// one should, or is to be started or removed.
 	Active  bool
 	Volumes []volumeClaim `json:",omitempty"`
+	Images  []imageClaim  `json:",omitempty"`
 }
 
 // volumeClaim is one volume that a container uses.
 type volumeClaim struct{ Name, Driver, Destination string }
+
+// imageClaim is one image that a container mounts, and the layer on top of it.
+type imageClaim struct{ Image, Layer string }
 
 func (r *Record) brief() *brief {
 	b := &brief{ID: r.ID, Name: r.name(), Driver: r.Driver, Image: r.Image, Created: r.Created,
@@ -41,6 +46,9 @@ func (r *Record) brief() *brief {
 	for _, m := range mountpoint.Sorted(r.MountPoints) {
 		if m.IsVolume() {
 			b.Volumes = append(b.Volumes, volumeClaim{m.Name, m.Driver, m.Destination})
+		}
+		if m.Type == mount.TypeImage {
+			b.Images = append(b.Images, imageClaim{m.Spec.Source, r.imageLayer(m)})
 		}
 	}
 	return b
@@ -108,7 +116,7 @@ type index struct {
 }
 
 // indexVersion changes whenever a brief of older code would mislead.
-const indexVersion = 1
+const indexVersion = 2
 
 func stampOf(path string) (stamp, error) {
 	var st unix.Stat_t

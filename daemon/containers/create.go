@@ -85,6 +85,7 @@ func (s *Service) Create(ctx context.Context, req api.CreateRequest) (resp conta
 	if err != nil {
 		return resp, err
 	}
+	resp.Warnings = append(resp.Warnings, mounts.warnings()...)
 	undo.add(func() error { return mounts.undo(ctx, s, r) })
 	defer s.dropClaims(id)
 	if err := mounts.create(ctx, s, r); err != nil {
@@ -99,11 +100,7 @@ func (s *Service) Create(ctx context.Context, req api.CreateRequest) (resp conta
 	}
 	undo.add(func() error {
 		return s.layers.RemoveRW(ctx, id, func(dirs []string) error {
-			changes := []journal.Change{{Path: c.dir, Remove: true}}
-			for _, d := range dirs {
-				changes = append(changes, journal.Change{Path: d, Remove: true})
-			}
-			return s.journal.Commit(ctx, changes...)
+			return s.journal.Commit(ctx, removed(append(dirs, c.dir))...)
 		})
 	})
 	if err := fault.Point("containers.create.recorded"); err != nil {
@@ -127,9 +124,7 @@ func (s *Service) createLayer(ctx context.Context, r *Record, img Image) error {
 			if err != nil {
 				return err
 			}
-			for _, f := range files {
-				changes = append(changes, journal.Change{Path: f.Path, Data: f.Data, Mode: f.Mode})
-			}
+			changes = append(changes, written(files)...)
 			dir := filepath.Join(s.cfg.Dir, r.ID)
 			if err := makeContainerDir(dir); err != nil {
 				return err
@@ -141,6 +136,22 @@ func (s *Service) createLayer(ctx context.Context, r *Record, img Image) error {
 			return nil
 		},
 	})
+}
+
+func written(files []File) []journal.Change {
+	changes := make([]journal.Change, len(files))
+	for i, f := range files {
+		changes[i] = journal.Change{Path: f.Path, Data: f.Data, Mode: f.Mode}
+	}
+	return changes
+}
+
+func removed(dirs []string) []journal.Change {
+	changes := make([]journal.Change, len(dirs))
+	for i, d := range dirs {
+		changes[i] = journal.Change{Path: d, Remove: true}
+	}
+	return changes
 }
 
 // makeContainerDir makes a container's directory as Docker has it, without documents yet.

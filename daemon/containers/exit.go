@@ -173,6 +173,7 @@ func (s *Service) cleanUp(ctx context.Context, c *Container, task runtime.Task, 
 		}
 	}
 	s.unmountVolumes(ctx, c, mounted)
+	failed("unmount its images", s.unmountImages(ctx, c.rec()))
 	failed("unmount /dev/shm", s.unmountShm(c.rec()))
 	failed("unmount the root file system", s.layers.UnmountRW(ctx, c.id))
 	if task != nil {

@@ -34,6 +34,7 @@ type host struct {
 	mounted   map[string]bool
 	users     map[string]map[string]bool // volume -> containers
 	mounts    map[string]bool            // "volume/mount id"
+	pins      map[string]bool            // paths
 	sandboxes map[string]string          // id -> container
 	active    map[string]string          // what the last Restore was told
 	events    []string
@@ -43,7 +44,7 @@ type host struct {
 
 func newHost(root string) *host {
 	return &host{root: root, lies: map[string]func() error{}, layers: map[string]bool{}, mounted: map[string]bool{},
-		users: map[string]map[string]bool{}, mounts: map[string]bool{}, sandboxes: map[string]string{}}
+		users: map[string]map[string]bool{}, mounts: map[string]bool{}, pins: map[string]bool{}, sandboxes: map[string]string{}}
 }
 
 // lie makes the next operation of this name call f before anything else, and fail when that does.
@@ -81,10 +82,13 @@ func (h *host) held() []string {
 	defer h.mu.Unlock()
 	var list []string
 	for id := range h.mounted {
-		list = append(list, "root of "+ids.Short(id))
+		list = append(list, "layer "+id)
 	}
 	for m := range h.mounts {
 		list = append(list, "volume mount "+m)
+	}
+	for path := range h.pins {
+		list = append(list, "pin "+path)
 	}
 	for id, c := range h.sandboxes {
 		list = append(list, "sandbox "+ids.Short(id)+" of "+ids.Short(c))
@@ -282,6 +286,28 @@ func (v fakeVolumes) Remove(_ context.Context, name string) error {
 		}
 		delete(v.users, name)
 		return os.RemoveAll(v.path(name))
+	})
+}
+
+type fakePins struct{ *host }
+
+func (p fakePins) Below(base, sub string) (string, func() error, error) {
+	path := filepath.Join(base, sub)
+	return path, func() error {
+			return p.do("Release", func() error {
+				delete(p.pins, path)
+				return nil
+			})
+		}, p.do("Pin", func() error {
+			p.pins[path] = true
+			return nil
+		})
+}
+
+func (p fakePins) Clear() error {
+	return p.do("ClearPins", func() error {
+		clear(p.pins)
+		return nil
 	})
 }
 

@@ -67,7 +67,7 @@ func (b *bench) begin() {
 		Dir: filepath.Join(b.root, "containers"), IndexPath: filepath.Join(b.root, ".stated", "index"), Root: b.root, ExecRoot: b.root,
 		LogDriver: "none", StopTimeout: 10 * time.Second, LiveRestore: true, CgroupDriver: "cgroupfs",
 		Settings: settings.Host{Runtimes: []string{"runc"}, DefaultRuntime: "runc"},
-	}, fakeLayers{b.host}, b.host, fakeVolumes{b.host}, fakeNetworks{b.host}, b.rt, lyingJournal{b.j, b.host}, b.host, slog.New(slog.DiscardHandler))
+	}, fakeLayers{b.host}, b.host, fakeVolumes{b.host}, fakeNetworks{b.host}, fakePins{b.host}, b.rt, lyingJournal{b.j, b.host}, b.host, slog.New(slog.DiscardHandler))
 	b.ok(b.Restore(b.Context()))
 }
 
@@ -98,6 +98,7 @@ func (b *bench) reboot() {
 	b.rt = runtimetest.NewFake()
 	clear(b.host.mounted)
 	clear(b.host.mounts)
+	clear(b.host.pins)
 	clear(b.host.sandboxes)
 	b.begin()
 }

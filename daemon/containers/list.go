@@ -416,14 +416,17 @@ func untilFilter(f filters.Args) (time.Time, error) {
 type Use struct {
 	ID, Name string
 	Running  bool
+	Mounted  bool // it mounts the image; otherwise it is made from it
 }
 
-// UsingImage lists the containers made from an image.
+// UsingImage lists the containers made from an image, and those that mount it.
 func (s *Service) UsingImage(id string) []Use {
 	var list []Use
 	for _, c := range s.all() {
-		if b := c.brief.Load(); b.Image == id {
-			list = append(list, Use{ID: b.ID, Name: b.Name, Running: b.Running})
+		b := c.brief.Load()
+		mounts := slices.ContainsFunc(b.Images, func(i imageClaim) bool { return i.Image == id })
+		if b.Image == id || mounts {
+			list = append(list, Use{ID: b.ID, Name: b.Name, Running: b.Running, Mounted: b.Image != id})
 		}
 	}
 	return list

@@ -8,11 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/daemon/containers/settings"
@@ -41,7 +44,7 @@ type networkFile struct {
 func mountedVolumes(r *Record) []volumeMount {
 	var list []volumeMount
 	for dest, m := range r.MountPoints {
-		if m.Name != "" && m.ID != "" {
+		if m.IsVolume() && m.ID != "" {
 			list = append(list, volumeMount{name: m.Name, driver: m.Driver, mountID: m.ID, destination: dest})
 		}
 	}
@@ -51,20 +54,35 @@ func mountedVolumes(r *Record) []volumeMount {
 // mountPlan is what setupMounts made of a record: the mounts of the container in order, and what to write into the
 // record.
 type mountPlan struct {
-	mounts   []ocispec.Mount
-	volumes  []volumeMount
-	mountIDs map[string]string // destination -> id given to the driver
-	sources  map[string]string // destination -> path of a volume that the record did not have yet
-	files    networkFiles
+	mounts  []ocispec.Mount
+	volumes []volumeMount
+	changes map[string]mountChange // by destination
+	pins    []heldSource
+	files   networkFiles
+}
+
+// mountChange is what a record says of a mount point once its container runs.
+type mountChange struct{ id, source string }
+
+// heldSource is one source of a mount that is held until the runtime has mounted it.
+type heldSource struct {
+	source, pin string
+	release     func() error
 }
 
 // setupMounts mounts the container's volumes and lists all its mounts, parents before children. It is the same for a
 // first start, a restart and a start after the host was rebooted: the record is all it knows. On failure everything
 // it set up is taken down again.
 func (s *Service) setupMounts(ctx context.Context, c *Container, r *Record) (plan *mountPlan, err error) {
-	plan = &mountPlan{mountIDs: map[string]string{}, sources: map[string]string{}, files: s.ownFiles(r)}
+	plan = &mountPlan{changes: map[string]mountChange{}, files: s.ownFiles(r)}
+	made := plan // what there is to take down, also when no plan is returned
 	var undo undoList
 	defer undo.runOn(&err)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, made.releasePins())
+		}
+	}()
 	tmpfs, err := mountpoint.AllTmpfs(r.HostConfig.Tmpfs, r.MountPoints)
 	if err != nil {
 		return nil, err
@@ -87,16 +105,30 @@ func (s *Service) setupMounts(ctx context.Context, c *Container, r *Record) (pla
 			}
 			undo.add(func() error { return s.volumes.Unmount(ctx, vm.name, vm.mountID) })
 			plan.volumes = append(plan.volumes, vm)
-			plan.mountIDs[dest] = vm.mountID
-			plan.sources[dest] = path
-			plan.place(dest, m, path)
-		case m.Type == mount.TypeBind || m.Type == "":
-			if err := prepareBind(m); err != nil {
+			plan.changes[dest] = mountChange{id: vm.mountID, source: cmp.Or(m.Source, path)}
+			if err := relabel(m, path, r.MountLabel); err != nil {
 				return nil, err
 			}
-			plan.place(dest, m, m.Source)
+			if err := s.placeHeld(plan, m, path); err != nil {
+				return nil, err
+			}
+		case m.Type == mount.TypeImage:
+			layer, path, err := s.mountImage(ctx, r, m)
+			if err != nil {
+				return nil, err
+			}
+			undo.add(func() error { return s.layers.UnmountRW(ctx, layer) })
+			plan.changes[dest] = mountChange{id: layer, source: path}
+			if err := s.placeHeld(plan, m, path); err != nil {
+				return nil, err
+			}
+		case m.Type == mount.TypeBind || m.Type == "":
+			if err := s.prepareBind(m, r.MountLabel); err != nil {
+				return nil, err
+			}
+			plan.place(m, m.Source)
 		default:
-			return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("mount %s: mounts of type %q are not built yet in stated", dest, m.Type))
+			return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("mount %s: stated does not mount what is of type %q", dest, m.Type))
 		}
 	}
 	plan.mounts = ocispec.SortMounts(plan.mounts)
@@ -109,9 +141,6 @@ func (s *Service) mountVolume(ctx context.Context, c *Container, m *mountpoint.M
 	v, err := s.volumes.Get(ctx, m.Name, m.Driver, c.id)
 	if err != nil {
 		return volumeMount{}, "", fmt.Errorf("mount volume at %s: %w", m.Destination, err)
-	}
-	if m.Spec.VolumeOptions != nil && m.Spec.VolumeOptions.Subpath != "" {
-		return volumeMount{}, "", errdefs.ErrNotImplemented.WithMessage("volume mounts with a subpath are not built yet in stated")
 	}
 	vm := volumeMount{name: v.Name, driver: v.Driver, mountID: cmp.Or(m.ID, ids.New()), destination: m.Destination}
 	path, err := s.volumes.Mount(ctx, v.Name, vm.mountID)
@@ -137,8 +166,69 @@ func (s *Service) unmountVolumes(ctx context.Context, c *Container, list []volum
 	}
 }
 
-// prepareBind makes the source of a bind when the user's way of asking for it implies that.
-func prepareBind(m *mountpoint.MountPoint) error {
+// placeHeld places what m shows of the volume or image at path, held so that nobody can swap it any more.
+func (s *Service) placeHeld(plan *mountPlan, m *mountpoint.MountPoint, path string) error {
+	held := heldSource{source: filepath.Join(path, m.Subpath())}
+	var err error
+	if held.pin, held.release, err = s.pins.Below(path, m.Subpath()); err != nil {
+		return err // about what the user asked for, in Docker's words
+	}
+	plan.pins = append(plan.pins, held)
+	plan.place(m, held.pin)
+	return nil
+}
+
+// releasePins lets go of what was held. A second call does nothing.
+func (p *mountPlan) releasePins() error {
+	var errs []error
+	for _, held := range p.pins {
+		errs = append(errs, held.release())
+	}
+	p.pins = nil
+	return errors.Join(errs...)
+}
+
+// named gives the text of the runtime's error the names that users know. The runtime's errors have no more than that.
+func (p *mountPlan) named(err error) error {
+	text := err.Error()
+	for _, held := range p.pins {
+		text = strings.ReplaceAll(text, held.pin, held.source)
+	}
+	return errors.New(text)
+}
+
+// relabel gives what lies at path the SELinux label of the container, if the user asked for that.
+func relabel(m *mountpoint.MountPoint, path, mountLabel string) error {
+	if m.Label() == "" || mountLabel == "" {
+		return nil
+	}
+	resolved, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fmt.Errorf("error evaluating symlinks from mount source %q: %w", path, err)
+	}
+	if err := label.Relabel(resolved, mountLabel, m.Label() == "z"); err != nil && !errors.Is(err, unix.ENOTSUP) {
+		return fmt.Errorf("error setting label on mount source '%s': %w", resolved, err)
+	}
+	return nil
+}
+
+// prepareBind checks a bind, and makes its source when the user's way of asking for it implies that. The source is a
+// name that the runtime follows once, when it mounts: whoever can change where it leads could have done so before.
+func (s *Service) prepareBind(m *mountpoint.MountPoint, mountLabel string) error {
+	if err := mountpoint.CheckReadOnly(m.Spec); err != nil {
+		return err
+	}
+	if err := s.makeSource(m); err != nil || m.SkipMountpointCreation {
+		return err
+	}
+	return relabel(m, m.Source, mountLabel)
+}
+
+func (s *Service) makeSource(m *mountpoint.MountPoint) error {
+	if slices.Contains(s.cfg.Sockets, m.Source) && (s.closing.Load() || s.ctx.Err() != nil) {
+		// A directory in place of the socket would keep the next daemon from listening.
+		return fmt.Errorf("Could not mount %q to container while the daemon is shutting down", m.Source) //nolint:staticcheck // Docker's text
+	}
 	_, err := os.Stat(m.Source)
 	switch {
 	case err == nil:
@@ -155,17 +245,17 @@ func prepareBind(m *mountpoint.MountPoint) error {
 }
 
 // place puts a directory or file at its destination, or takes it as one of the network files.
-func (p *mountPlan) place(dest string, m *mountpoint.MountPoint, source string) {
+func (p *mountPlan) place(m *mountpoint.MountPoint, source string) {
 	for _, f := range []struct {
 		dest string
 		file *networkFile
 	}{{"/etc/hostname", &p.files.hostname}, {"/etc/hosts", &p.files.hosts}, {"/etc/resolv.conf", &p.files.resolvConf}} {
-		if filepath.Clean(dest) == f.dest {
+		if filepath.Clean(m.Destination) == f.dest {
 			*f.file = networkFile{path: source, writable: m.RW, foreign: true}
 			return
 		}
 	}
-	mt := ocispec.Mount{Source: source, Destination: dest, Writable: m.RW, Propagation: string(m.Propagation)}
+	mt := ocispec.Mount{Source: source, Destination: m.Destination, Writable: m.RW, Propagation: string(m.Propagation)}
 	if b := m.Spec.BindOptions; b != nil {
 		mt.PropagationDefaulted = b.Propagation == ""
 		mt.NonRecursive = b.NonRecursive

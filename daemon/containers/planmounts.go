@@ -16,8 +16,9 @@ import (
 
 // createMounts is what a new container's mounts need done.
 type createMounts struct {
-	plan mountpoint.Plan
-	held []heldVolume // what create took, for the undo of a create that fails
+	plan   mountpoint.Plan
+	held   []heldVolume // what create took, for the undo of a create that fails
+	layers []string     // of its images; likewise
 }
 
 type heldVolume struct {
@@ -46,9 +47,6 @@ func (s *Service) planMounts(ctx context.Context, r *Record, volumes map[string]
 	plan, err := mountpoint.Build(in)
 	if err != nil {
 		return nil, err
-	}
-	if len(plan.Images) > 0 {
-		return nil, errdefs.ErrNotImplemented.WithMessage("mounts of type \"image\" are not built yet in stated")
 	}
 	return &createMounts{plan: plan}, nil
 }
@@ -83,12 +81,26 @@ func (m *createMounts) create(ctx context.Context, s *Service, r *Record) error 
 		}
 	}
 	r.MountPoints = m.plan.Points
-	return nil
+	return m.createImageLayers(ctx, s, r)
+}
+
+// warnings are those of the create request, in Docker's words.
+func (m *createMounts) warnings() []string {
+	var list []string
+	for _, need := range m.plan.Images {
+		if need.Point.Name == "" { // those of volumes-from were warned of
+			list = append(list, "Image mount is an experimental feature")
+		}
+	}
+	return list
 }
 
 // undo gives back what create took. Named volumes stay, as they do when a container is removed.
 func (m *createMounts) undo(ctx context.Context, s *Service, r *Record) error {
 	var errs []error
+	for _, name := range m.layers {
+		errs = append(errs, s.removeImageLayer(ctx, name))
+	}
 	for _, v := range m.held {
 		errs = append(errs, s.volumes.Release(ctx, v.name, r.ID))
 		if v.anonymous {

@@ -31,6 +31,8 @@ type Layers interface {
 
 // LayerRequest asks for a writable layer on an image's top layer.
 type LayerRequest struct {
+	// Bare is for a layer that shows the image and nothing else, without the files that every container has.
+	Bare       bool
 	Parent     digest.Digest
 	StorageOpt map[string]string
 	MountLabel string
@@ -88,6 +90,14 @@ type VolumeRequest struct {
 // Volume is what a container needs to know of one.
 type Volume struct {
 	Name, Driver, Mountpoint string
+}
+
+// Pins hold what volumes and images have against being swapped while the runtime mounts it.
+type Pins interface {
+	// Below holds what sub names below the directory base ("." is base itself) and returns the path to mount it from.
+	Below(base, sub string) (path string, release func() error, err error)
+	// Clear takes away what a daemon before this one held.
+	Clear() error
 }
 
 // Networks joins containers to networks.

@@ -11,7 +11,6 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	api "stated.dev/stated/api/router/containers"
-	"stated.dev/stated/daemon/journal"
 	"stated.dev/stated/internal/fault"
 	"stated.dev/stated/internal/filters"
 	"stated.dev/stated/internal/ids"
@@ -103,11 +102,7 @@ func (s *Service) remove(ctx context.Context, c *Container, opts removeOptions) 
 	unrecord := func(dirs []string) error {
 		c.commitMu.Lock()
 		defer c.commitMu.Unlock()
-		changes := []journal.Change{{Path: c.dir, Remove: true}}
-		for _, d := range dirs {
-			changes = append(changes, journal.Change{Path: d, Remove: true})
-		}
-		if err := s.journal.Commit(ctx, changes...); err != nil {
+		if err := s.journal.Commit(ctx, removed(append(dirs, c.dir))...); err != nil {
 			return err
 		}
 		c.mu.Lock()
@@ -128,7 +123,7 @@ func (s *Service) remove(ctx context.Context, c *Container, opts removeOptions) 
 		return fmt.Errorf("cannot remove container %q: %w", rec.name(), err)
 	}
 	s.unregister(c) // first, because the volumes ask who uses them
-	volumeErr := s.releaseVolumes(ctx, rec, opts)
+	volumeErr := s.releaseMounts(ctx, rec, opts)
 	s.publish(c, events.ActionDestroy, nil)
 	c.failPending(errdefs.ErrNotFound.WithMessage("No such container: " + c.id))
 	c.wakeRemoved(rec.State.ExitCode)
@@ -154,11 +149,11 @@ func (s *Service) setDead(c *Container, cause error) {
 	})
 }
 
-// releaseVolumes gives up the container's claims, and removes its anonymous volumes when asked to.
-func (s *Service) releaseVolumes(ctx context.Context, r *Record, opts removeOptions) error {
+// releaseMounts gives up the container's volumes and images, and removes anonymous volumes when asked to.
+func (s *Service) releaseMounts(ctx context.Context, r *Record, opts removeOptions) error {
 	var errs []error
 	for _, m := range r.MountPoints {
-		if m.Name == "" {
+		if !m.IsVolume() {
 			continue
 		}
 		if err := s.volumes.Release(ctx, m.Name, r.ID); err != nil && !errdefs.IsNotFound(err) {
@@ -172,6 +167,9 @@ func (s *Service) releaseVolumes(ctx context.Context, r *Record, opts removeOpti
 		if err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
 			errs = append(errs, err)
 		}
+	}
+	if err := s.removeImageLayers(ctx, r); err != nil {
+		errs = append(errs, err)
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("Error removing volumes: %w", errors.Join(errs...)) //nolint:staticcheck // Docker's text

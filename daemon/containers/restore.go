@@ -11,6 +11,7 @@ import (
 	goruntime "runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -73,6 +74,9 @@ func (s *Service) Restore(ctx context.Context) error {
 	}
 	if err := s.dropOrphans(ctx); err != nil {
 		s.log.Error("cannot clean up the runtime directory", "err", err)
+	}
+	if err := s.pins.Clear(); err != nil { // no start is under way: those that were have been undone
+		s.log.Error("cannot clean up after starts that did not end", "err", err)
 	}
 	// Who shares another container's namespaces starts after it. Who needs a plug-in is not waited for: it may not be
 	// there yet, or hang. Neither is, then, who may share the namespaces of such a one.
@@ -362,7 +366,11 @@ func (s *Service) unmountIdle(ctx context.Context, f *restored) {
 	if f.fate != idle {
 		return
 	}
-	if _, mounted := s.layers.MountedRW(f.c.id); mounted {
+	layers := []string{f.c.id}
+	for _, image := range f.c.brief.Load().Images {
+		layers = append(layers, image.Layer)
+	}
+	if slices.ContainsFunc(layers, func(name string) bool { _, mounted := s.layers.MountedRW(name); return mounted }) {
 		s.cleanUp(ctx, f.c, nil, "", nil)
 	}
 }
@@ -396,7 +404,7 @@ func hasRuntimeState(r *Record) bool {
 		return true
 	}
 	for _, m := range r.MountPoints {
-		if m.ID != "" {
+		if m.IsVolume() && m.ID != "" {
 			return true
 		}
 	}
@@ -565,6 +573,13 @@ func (s *Service) dropOrphans(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// OwnsLayer reports whether the writable layer of that name is that of a container that exists, or one of its image
+// mounts.
+func (s *Service) OwnsLayer(name string) bool {
+	id, _, _ := strings.Cut(name, "-")
+	return s.Exists(id)
 }
 
 // Exists reports whether a container of that id has a record, readable or not, or is being created.

@@ -42,6 +42,8 @@ type Config struct {
 	StopTimeout time.Duration // between stop signal and kill, where the container says nothing
 	LiveRestore bool
 	Notifier    *logs.Notifier // shared by all who follow logs; may be nil
+	// Sockets are the paths on which the API is served.
+	Sockets []string
 }
 
 // Service is the life of all containers: their records, verbs and processes.
@@ -51,6 +53,7 @@ type Service struct {
 	images   Images
 	volumes  Volumes
 	networks Networks
+	pins     Pins
 	runtime  runtime.Runtime
 	journal  Journal
 	events   Publisher
@@ -73,10 +76,10 @@ type Service struct {
 }
 
 // New returns a service without containers; Restore fills it.
-func New(cfg Config, layers Layers, images Images, volumes Volumes, networks Networks, rt runtime.Runtime, j Journal, pub Publisher, log *slog.Logger) *Service {
+func New(cfg Config, layers Layers, images Images, volumes Volumes, networks Networks, pins Pins, rt runtime.Runtime, j Journal, pub Publisher, log *slog.Logger) *Service {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Service{
-		cfg: cfg, layers: layers, images: images, volumes: volumes, networks: networks, runtime: rt, journal: j,
+		cfg: cfg, layers: layers, images: images, volumes: volumes, networks: networks, pins: pins, runtime: rt, journal: j,
 		events: pub, log: log, ctx: ctx, cancel: cancel,
 		byID: map[string]*Container{}, names: map[string]string{}, execs: map[string]*exec{}, claims: map[string][]string{},
 	}

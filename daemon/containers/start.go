@@ -93,6 +93,14 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 		shmPath string
 	)
 	defer undo.runOn(&err)
+	defer func() {
+		if plan == nil {
+			return
+		}
+		if err := plan.releasePins(); err != nil {
+			s.log.Error("cannot let go of what a container has mounted", "container", c.id, "err", err)
+		}
+	}()
 	took := newTimeline()
 
 	// The shim, the root file system with its mounts, and the network do not wait for each other.
@@ -117,7 +125,10 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 		if plan, err = s.setupMounts(ctx, c, rec); err != nil {
 			return err
 		}
-		failed(func() error { s.unmountVolumes(ctx, c, plan.volumes); return nil })
+		failed(func() error {
+			s.unmountVolumes(ctx, c, plan.volumes)
+			return s.unmountImages(ctx, rec)
+		})
 		if shmPath, err = s.mountShm(rec); err != nil {
 			return err
 		}
@@ -165,7 +176,7 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	pid, err := task.Create(ctx, spec)
 	took.mark("create")
 	if err != nil {
-		return translateStartError(err, rec.Path)
+		return translateStartError(plan.named(err), rec.Path)
 	}
 	if err := fault.Point("containers.start.created"); err != nil {
 		return err
@@ -187,9 +198,8 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 		r.Config = rec.Config
 		r.recordNetworks(sb)
 		r.adoptNetworkPeer(s)
-		for dest, id := range plan.mountIDs {
-			r.MountPoints[dest].ID = id
-			r.MountPoints[dest].Source = cmp.Or(r.MountPoints[dest].Source, plan.sources[dest])
+		for dest, change := range plan.changes {
+			r.MountPoints[dest].ID, r.MountPoints[dest].Source = change.id, change.source
 		}
 		r.initHealth()
 	}); err != nil {

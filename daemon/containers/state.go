@@ -46,7 +46,9 @@ func (r *Record) clearRuntime() {
 		ep.clearRuntime()
 	}
 	for _, m := range r.MountPoints {
-		m.ID = ""
+		if m.IsVolume() { // an image's layer outlives the run
+			m.ID = ""
+		}
 	}
 }
 

@@ -179,7 +179,11 @@ func (s *Service) summarize(r *record, refs *refSet, sel selection, all bool) (i
 		}
 		return image.Summary{}, false, err
 	}
-	summary.Containers = int64(len(s.containers.UsingImage(r.id)))
+	for _, use := range s.containers.UsingImage(r.id) {
+		if !use.Mounted { // as dockerd counts
+			summary.Containers++
+		}
+	}
 	return summary, true, nil
 }
 

@@ -54,6 +54,8 @@ type ContainerUse struct {
 	ID      string
 	Name    string
 	Running bool
+	// Mounted says that the container mounts the image; otherwise it is made from it.
+	Mounted bool
 }
 
 // Containers says who uses an image, as its root file system or as a mount.

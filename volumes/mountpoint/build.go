@@ -40,8 +40,8 @@ type Plan struct {
 	Points map[string]*MountPoint
 	// Volumes to create or look up, in an order in which earlier rules come first. Every one is to be referenced.
 	Volumes []VolumeNeed
-	// Images whose file systems are to be mounted. Those of volumes-from are the other container's.
-	Images []*MountPoint
+	// Images whose file systems are to be mounted.
+	Images []ImageNeed
 	// Released are volumes of Previous that no mount point uses any more.
 	Released []string
 }
@@ -71,6 +71,21 @@ func (n VolumeNeed) Fill(name, driver, mountpoint string) {
 	}
 }
 
+// ImageNeed is an image that a mount point stands for.
+type ImageNeed struct {
+	Point *MountPoint // also in Plan.Points
+	// Ref is the image as the user wrote it, or its id where the mount point comes from another container.
+	Ref string
+}
+
+// Fill enters into the mount point which image it is, and the layer on top of it that is mounted for the container.
+func (n ImageNeed) Fill(imageID, layer, path string) {
+	p := n.Point
+	p.Name = cmp.Or(p.Name, n.Ref)
+	p.Spec.Source = imageID
+	p.ID, p.Source, p.RW = layer, path, false
+}
+
 const localDriver = "local"
 
 // Build applies the rules for one destination: previous mount points give way to volumes-from, those to Binds, those
@@ -81,7 +96,6 @@ func Build(in Input) (Plan, error) {
 		in:     in,
 		points: maps.Clone(in.Previous),
 		needs:  map[string]VolumeNeed{},
-		images: map[*MountPoint]bool{},
 		taken:  map[string]bool{},
 	}
 	if b.points == nil {
@@ -111,9 +125,8 @@ type builder struct {
 	in     Input
 	points map[string]*MountPoint
 	needs  map[string]VolumeNeed
-	images map[*MountPoint]bool // points of Mounts whose images are to be mounted
-	order  []string             // destinations of needs, in the order in which they were last set
-	taken  map[string]bool      // destinations of Binds and Mounts, which must not repeat
+	order  []string        // destinations of needs, in the order in which they were last set
+	taken  map[string]bool // destinations of Binds and Mounts, which must not repeat
 }
 
 func (b *builder) set(p *MountPoint, need *VolumeNeed) {
@@ -183,7 +196,6 @@ func (b *builder) addLong(m mount.Mount) error {
 	if p.Type == mount.TypeBind {
 		p.SkipMountpointCreation = m.BindOptions == nil || !m.BindOptions.CreateMountpoint
 	}
-	b.images[&p] = p.Type == mount.TypeImage
 	b.set(&p, volumeNeed(&p))
 	return nil
 }
@@ -265,8 +277,8 @@ func (b *builder) plan() Plan {
 	}
 	used := map[string]bool{}
 	for _, p := range Sorted(b.points) {
-		if b.images[p] {
-			plan.Images = append(plan.Images, p)
+		if p.Type == mount.TypeImage && p != b.in.Previous[p.Destination] {
+			plan.Images = append(plan.Images, ImageNeed{Point: p, Ref: p.Spec.Source})
 		}
 		if p.IsVolume() {
 			used[p.Name] = true
@@ -278,6 +290,17 @@ func (b *builder) plan() Plan {
 		}
 	}
 	return plan
+}
+
+// Subpath is what of the volume or image is mounted, relative to its root; "." is all of it.
+func (p *MountPoint) Subpath() string {
+	switch {
+	case p.Spec.VolumeOptions != nil && p.Spec.VolumeOptions.Subpath != "":
+		return p.Spec.VolumeOptions.Subpath
+	case p.Spec.ImageOptions != nil && p.Spec.ImageOptions.Subpath != "":
+		return p.Spec.ImageOptions.Subpath
+	}
+	return "."
 }
 
 // IsVolume reports whether a volume stands behind p. Very old records have no Type.

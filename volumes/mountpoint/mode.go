@@ -72,3 +72,7 @@ func wordOf(mode string, g modeGroup) string {
 
 // Writable reports whether a valid mode leaves the mount writable.
 func Writable(mode string) bool { return validMode(mode) && wordOf(mode, accessGroup) != readOnly }
+
+// Label is the SELinux label that what is mounted gets: "z" for one that containers share, "Z" for one of this
+// container alone, and "" for none.
+func (p *MountPoint) Label() string { return wordOf(p.Mode, labelGroup) }

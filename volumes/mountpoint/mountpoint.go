@@ -13,9 +13,11 @@ type MountPoint struct {
 	Driver      string     // volume driver
 	Type        mount.Type `json:",omitempty"` // absent in very old records
 	// Mode is the raw mode the user wrote, e.g. "ro" or "z". The field's name on disk is historical.
-	Mode                   string            `json:"Relabel,omitempty"`
-	Propagation            mount.Propagation `json:",omitempty"`
-	ID                     string            `json:",omitempty"` // what the driver was given at Mount; set while mounted
+	Mode        string            `json:"Relabel,omitempty"`
+	Propagation mount.Propagation `json:",omitempty"`
+	// ID is what a volume's driver was given at Mount, and set while it is mounted. For an image it is the name of the
+	// layer on top of it, from create to removal.
+	ID                     string `json:",omitempty"`
 	Spec                   mount.Mount
 	SkipMountpointCreation bool
 

@@ -95,8 +95,9 @@ func TestParseShort(t *testing.T) {
 		{"name:/dst:shared", `invalid volume specification: 'name:/dst:shared': invalid mount config for type "volume": field BindOptions must not be specified`},
 		{"name:/dst:consistent:ro", "invalid volume specification: 'name:/dst:consistent:ro'"},
 	} {
-		_, err := mountpoint.ParseShort(tt.text, "")
-		wantInvalid(t, tt.text, err, tt.want)
+		if _, err := mountpoint.ParseShort(tt.text, ""); text(err) != tt.want || errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s:\n got %q\nwant %q, without a class", tt.text, text(err), tt.want)
+		}
 	}
 }
 
@@ -374,9 +375,6 @@ func FuzzParseShort(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, driver string) {
 		mp, err := mountpoint.ParseShort(text, driver)
 		if err != nil {
-			if !errdefs.IsInvalidArgument(err) {
-				t.Fatalf("%q: %v is not of class invalid argument", text, err)
-			}
 			return
 		}
 		if mp.Destination == "/" || !strings.HasPrefix(mp.Destination, "/") && !strings.HasPrefix(mp.Destination, `\`) {

@@ -15,18 +15,19 @@ func invalid(format string, args ...any) error {
 
 // ParseShort reads one entry of HostConfig.Binds (docker run -v): DESTINATION, SOURCE:DESTINATION or
 // SOURCE:DESTINATION:MODE. An absolute source is a bind, any other the name of a volume. VolumeDriver is
-// HostConfig.VolumeDriver, which goes to volumes only. Errors are errdefs.ErrInvalidArgument with Docker's texts.
+// HostConfig.VolumeDriver, which goes to volumes only. Errors have Docker's texts and no class, so that clients see the
+// status that they see from Docker: 500.
 func ParseShort(text, volumeDriver string) (MountPoint, error) {
 	parts := strings.SplitN(text, ":", 4)
 	var spec mount.Mount
 	var mode string
 	switch {
 	case parts[0] == "" || len(parts) > 3:
-		return MountPoint{}, invalid("invalid volume specification: '%s'", text)
+		return MountPoint{}, fmt.Errorf("invalid volume specification: '%s'", text)
 	case len(parts) == 1:
 		spec.Target = parts[0]
 	case len(parts) == 2 && validMode(parts[1]): // "/data:ro": an anonymous volume has no mode
-		return MountPoint{}, invalid("invalid volume specification: '%s'", text)
+		return MountPoint{}, fmt.Errorf("invalid volume specification: '%s'", text)
 	default:
 		spec.Source, spec.Target = parts[0], parts[1]
 		if len(parts) == 3 {
@@ -34,7 +35,7 @@ func ParseShort(text, volumeDriver string) (MountPoint, error) {
 		}
 	}
 	if !validMode(mode) {
-		return MountPoint{}, invalid("invalid mode: %s", mode)
+		return MountPoint{}, fmt.Errorf("invalid mode: %s", mode)
 	}
 	spec.Type = mount.TypeVolume
 	if path.IsAbs(spec.Source) {
@@ -55,7 +56,7 @@ func ParseShort(text, volumeDriver string) (MountPoint, error) {
 	}
 	mp, err := ParseMount(spec)
 	if err != nil {
-		return MountPoint{}, invalid("invalid volume specification: '%s': %v", text, err)
+		return MountPoint{}, fmt.Errorf("invalid volume specification: '%s': %v", text, err)
 	}
 	mp.Mode = mode
 	return mp, nil
