@@ -104,6 +104,11 @@ func (l containerLayers) CreateRW(ctx context.Context, id string, req containers
 	})
 }
 
+func (l containerLayers) ParentRW(id string) (digest.Digest, error) {
+	info, err := l.Store.RW(id)
+	return info.Parent, err
+}
+
 func (l containerLayers) RWChanges(ctx context.Context, id string) ([]container.FilesystemChange, error) {
 	changes, err := l.Store.RWChanges(ctx, id)
 	if err != nil {

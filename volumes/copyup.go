@@ -93,7 +93,7 @@ func fill(ctx context.Context, path, stage, sourceDir string, source fs.FileInfo
 		return err
 	}
 	if !source.IsDir() {
-		return fmt.Errorf("cannot mount volume over existing file, file exists %s", sourceDir)
+		return fmt.Errorf("source %s is not directory", sourceDir)
 	}
 	empty, err := isEmpty(sourceDir)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 // crashPoints are the instants of a container's life at which the daemon dies, by the verb that gets there.
 var crashPoints = []string{
 	"volumes.create.staged", "volumes.create.recorded", "volumes.create.published",
-	"containers.create.volume", "containers.create.volumes", "containers.create.recorded",
+	"containers.create.volume", "containers.create.imagelayer", "containers.create.volumes", "containers.create.recorded",
 	"layer.create.intended", "layer.create.seeded", "layer.create.made", "layer.create.recorded",
 	"journal.commit.appended", "journal.commit.applying",
 	"runtime.spawn.locked", "runtime.spawn.started",
@@ -33,7 +33,8 @@ func TestCrash(t *testing.T) {
 	h.Docker("network", "create", "net")
 	life := func() {
 		for _, args := range [][]string{
-			{"create", "--name", "box", "--network", "net", "-p", "127.0.0.1:18080:80", "-v", "named:/named", "-v", "/anonymous", "--init", "busybox", "sleep", "1000"},
+			{"create", "--name", "box", "--network", "net", "-p", "127.0.0.1:18080:80", "-v", "named:/named", "-v", "/anonymous",
+				"--mount", "type=image,src=busybox,dst=/image,image-subpath=bin", "--init", "busybox", "sleep", "1000"},
 			{"start", "box"},
 			{"exec", "box", "true"},
 			{"stop", "-t", "0", "box"},

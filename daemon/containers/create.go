@@ -85,7 +85,6 @@ func (s *Service) Create(ctx context.Context, req api.CreateRequest) (resp conta
 	if err != nil {
 		return resp, err
 	}
-	resp.Warnings = append(resp.Warnings, mounts.warnings()...)
 	undo.add(func() error { return mounts.undo(ctx, s, r) })
 	defer s.dropClaims(id)
 	if err := mounts.create(ctx, s, r); err != nil {

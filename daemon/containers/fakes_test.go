@@ -204,6 +204,15 @@ func (l fakeLayers) RemoveRW(_ context.Context, id string, commit func([]string)
 	return nil
 }
 
+func (l fakeLayers) ParentRW(id string) (digest.Digest, error) {
+	return digest.FromString("chain"), l.do("ParentRW", func() error {
+		if !l.layers[id] {
+			return fmt.Errorf("layer of %s: %w", id, errdefs.ErrNotFound)
+		}
+		return nil
+	})
+}
+
 func (l fakeLayers) RWMetadata(string) (map[string]string, error) { return map[string]string{}, nil }
 func (l fakeLayers) RWSize(context.Context, string) (rw, total int64, err error) {
 	return 0, 0, nil

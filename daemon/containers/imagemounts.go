@@ -58,12 +58,12 @@ func (r *Record) imageLayers() []string {
 // createImageLayers makes the layers for the images of the plan and enters them into the record.
 func (m *createMounts) createImageLayers(ctx context.Context, s *Service, r *Record) error {
 	for _, need := range m.plan.Images {
-		img, err := s.images.Image(ctx, need.Ref)
+		id, chain, err := s.neededImage(ctx, need)
 		if err != nil {
 			return err
 		}
 		name := r.imageLayer(need.Point)
-		if err := s.createImageLayer(ctx, r, name, img.ChainID); err != nil {
+		if err := s.createImageLayer(ctx, r, name, chain); err != nil {
 			return err
 		}
 		m.layers = append(m.layers, name)
@@ -77,9 +77,21 @@ func (m *createMounts) createImageLayers(ctx context.Context, s *Service, r *Rec
 		if err := s.layers.UnmountRW(ctx, name); err != nil {
 			return fmt.Errorf("unmount image %s: %w", need.Ref, err)
 		}
-		need.Fill(img.ID.String(), name, path)
+		need.Fill(id, name, path)
 	}
 	return nil
+}
+
+// neededImage returns the id and the top layer of an image to mount. One that another container mounts may have been
+// removed by force since.
+func (s *Service) neededImage(ctx context.Context, need mountpoint.ImageNeed) (id string, chain digest.Digest, err error) {
+	if need.Layer != "" {
+		if chain, err := s.layers.ParentRW(need.Layer); err == nil {
+			return need.Ref, chain, nil
+		}
+	}
+	img, err := s.images.Image(ctx, need.Ref)
+	return img.ID.String(), img.ChainID, err
 }
 
 func (s *Service) createImageLayer(ctx context.Context, r *Record, name string, chain digest.Digest) error {

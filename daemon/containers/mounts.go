@@ -112,6 +112,7 @@ func (s *Service) setupMounts(ctx context.Context, c *Container, r *Record) (pla
 			if err := s.placeHeld(plan, m, path); err != nil {
 				return nil, err
 			}
+			s.publishMount(c, m, vm)
 		case m.Type == mount.TypeImage:
 			layer, path, err := s.mountImage(ctx, r, m)
 			if err != nil {
@@ -147,11 +148,14 @@ func (s *Service) mountVolume(ctx context.Context, c *Container, m *mountpoint.M
 	if err != nil {
 		return volumeMount{}, "", fmt.Errorf("mount volume at %s: %w", m.Destination, err)
 	}
-	s.events.Publish(events.VolumeEventType, events.ActionMount, v.Name, map[string]string{
-		"driver": v.Driver, "container": c.id, "destination": m.Destination,
+	return vm, path, nil
+}
+
+func (s *Service) publishMount(c *Container, m *mountpoint.MountPoint, vm volumeMount) {
+	s.events.Publish(events.VolumeEventType, events.ActionMount, vm.name, map[string]string{
+		"driver": vm.driver, "container": c.id, "destination": m.Destination,
 		"read/write": strconv.FormatBool(m.RW), "propagation": string(m.Propagation),
 	})
-	return vm, path, nil
 }
 
 // unmountVolumes gives the volumes of a run back to their drivers and logs what fails.
@@ -231,7 +235,7 @@ func (s *Service) makeSource(m *mountpoint.MountPoint) error {
 	}
 	_, err := os.Stat(m.Source)
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, unix.ENOTDIR): // of which the runtime tells, as with Docker
 		return nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("error while checking the source of a bind mount: %w", err)

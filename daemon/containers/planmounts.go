@@ -84,17 +84,6 @@ func (m *createMounts) create(ctx context.Context, s *Service, r *Record) error 
 	return m.createImageLayers(ctx, s, r)
 }
 
-// warnings are those of the create request, in Docker's words.
-func (m *createMounts) warnings() []string {
-	var list []string
-	for _, need := range m.plan.Images {
-		if need.Point.Name == "" { // those of volumes-from were warned of
-			list = append(list, "Image mount is an experimental feature")
-		}
-	}
-	return list
-}
-
 // undo gives back what create took. Named volumes stay, as they do when a container is removed.
 func (m *createMounts) undo(ctx context.Context, s *Service, r *Record) error {
 	var errs []error
@@ -139,14 +128,11 @@ func (s *Service) copyUp(ctx context.Context, r *Record, m *createMounts) (err e
 		if err != nil {
 			return fmt.Errorf("look at %s in the image: %w", need.Point.Destination, err)
 		}
-		if !info.IsDir() {
-			if need.FromImage {
-				return errdefs.ErrInvalidArgument.WithMessage("cannot mount volume over existing file, file exists " + source)
-			}
-			continue
+		if !info.IsDir() && need.FromImage {
+			return errdefs.ErrInvalidArgument.WithMessage("cannot mount volume over existing file, file exists " + source)
 		}
 		if err := s.volumes.CopyUp(ctx, need.Point.Name, source); err != nil {
-			return fmt.Errorf("fill volume %s from the image: %w", need.Point.Name, err)
+			return err
 		}
 	}
 	return nil

@@ -24,6 +24,8 @@ type Layers interface {
 	MountedRW(id string) (root string, mounted bool)
 	// RemoveRW calls commit with the record's directories before anything is deleted.
 	RemoveRW(ctx context.Context, id string, commit func(dirs []string) error) error
+	// ParentRW returns the chain id of the layer that a writable one lies on, "" for none.
+	ParentRW(id string) (digest.Digest, error)
 	RWMetadata(id string) (map[string]string, error)
 	RWSize(ctx context.Context, id string) (rw, total int64, err error)
 	RWChanges(ctx context.Context, id string) ([]container.FilesystemChange, error)

@@ -274,7 +274,7 @@ func translateStartError(err error, path string) error {
 	switch {
 	case has("executable file not found", "no such file or directory", "system cannot find the file specified") && has(path, "exec"):
 		return &startError{code: 127, error: errdefs.ErrInvalidArgument.WithMessage(message)}
-	case has("error mounting") && has("not a directory"):
+	case has("error mounting", "failed to fulfil mount request") && has("not a directory"):
 		message += ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type"
 		return &startError{code: 127, error: errdefs.ErrInvalidArgument.WithMessage(message)}
 	case has("permission denied", "is a directory", "not a directory", "exec format error"):

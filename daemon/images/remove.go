@@ -314,7 +314,9 @@ func (rm *removal) conflict(r *record, mask conflicts) *conflict {
 	if mask&conflictChild != 0 && rm.s.hasChildren(r) {
 		return &conflict{hard: true, text: "image has dependent child images"}
 	}
-	uses := rm.s.containers.UsingImage(r.id)
+	uses := slices.DeleteFunc(rm.s.containers.UsingImage(r.id), func(use ContainerUse) bool {
+		return use.Mounted // the container's own layer holds all it needs; as in Docker, only names are kept for it
+	})
 	if mask&conflictRunning != 0 {
 		for _, use := range uses {
 			if use.Running {

@@ -76,6 +76,8 @@ type ImageNeed struct {
 	Point *MountPoint // also in Plan.Points
 	// Ref is the image as the user wrote it, or its id where the mount point comes from another container.
 	Ref string
+	// Layer is the other container's on top of the image, which may be all that is left of it.
+	Layer string
 }
 
 // Fill enters into the mount point which image it is, and the layer on top of it that is mounted for the container.
@@ -95,6 +97,7 @@ func Build(in Input) (Plan, error) {
 	b := builder{
 		in:     in,
 		points: maps.Clone(in.Previous),
+		layers: map[*MountPoint]string{},
 		needs:  map[string]VolumeNeed{},
 		taken:  map[string]bool{},
 	}
@@ -124,6 +127,7 @@ func Build(in Input) (Plan, error) {
 type builder struct {
 	in     Input
 	points map[string]*MountPoint
+	layers map[*MountPoint]string // of images from other containers
 	needs  map[string]VolumeNeed
 	order  []string        // destinations of needs, in the order in which they were last set
 	taken  map[string]bool // destinations of Binds and Mounts, which must not repeat
@@ -151,6 +155,9 @@ func (b *builder) addFrom(source Source) {
 			Destination: from.Destination,
 			Propagation: from.Propagation,
 			Spec:        from.Spec,
+		}
+		if p.Type == mount.TypeImage {
+			b.layers[p] = from.ID
 		}
 		if p.Driver == "" { // a bind, a tmpfs or an image
 			b.set(p, nil)
@@ -278,7 +285,7 @@ func (b *builder) plan() Plan {
 	used := map[string]bool{}
 	for _, p := range Sorted(b.points) {
 		if p.Type == mount.TypeImage && p != b.in.Previous[p.Destination] {
-			plan.Images = append(plan.Images, ImageNeed{Point: p, Ref: p.Spec.Source})
+			plan.Images = append(plan.Images, ImageNeed{Point: p, Ref: p.Spec.Source, Layer: b.layers[p]})
 		}
 		if p.IsVolume() {
 			used[p.Name] = true
