@@ -175,7 +175,7 @@ func TestCopyUpOfNothing(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, h.store.CopyUp(ctx, "vol", file), "cannot mount volume over existing file, file exists "+file, nil)
+	wantError(t, h.store.CopyUp(ctx, "vol", file), "source "+file+" is not directory", nil)
 	dir := filepath.Join(h.root, "dir")
 	if err := errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, 70, 71), os.Chmod(dir, 0o1777|fs.ModeSticky)); err != nil {
 		t.Fatal(err)

@@ -133,7 +133,7 @@ func (j lyingJournal) Commit(ctx context.Context, changes ...journal.Change) err
 
 // Image implements containers.Images.
 func (h *host) Image(context.Context, string) (containers.Image, error) {
-	return containers.Image{ID: digest.FromString("image"), ChainID: digest.FromString("chain"), OS: "linux", Arch: "amd64"}, nil
+	return containers.Image{ID: digest.FromString("image"), ChainID: digest.FromString("chain"), OS: "linux", Arch: "amd64"}, h.begin("Image")
 }
 
 type fakeLayers struct{ *host }

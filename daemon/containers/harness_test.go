@@ -65,7 +65,7 @@ func (b *bench) begin() {
 	}
 	b.Service = containers.New(containers.Config{
 		Dir: filepath.Join(b.root, "containers"), IndexPath: filepath.Join(b.root, ".stated", "index"), Root: b.root, ExecRoot: b.root,
-		LogDriver: "none", StopTimeout: 10 * time.Second, LiveRestore: true, CgroupDriver: "cgroupfs",
+		Sockets: []string{filepath.Join(b.root, "api.sock")}, LogDriver: "none", StopTimeout: 10 * time.Second, LiveRestore: true, CgroupDriver: "cgroupfs",
 		Settings: settings.Host{Runtimes: []string{"runc"}, DefaultRuntime: "runc"},
 	}, fakeLayers{b.host}, b.host, fakeVolumes{b.host}, fakeNetworks{b.host}, fakePins{b.host}, b.rt, lyingJournal{b.j, b.host}, b.host, slog.New(slog.DiscardHandler))
 	b.ok(b.Restore(b.Context()))

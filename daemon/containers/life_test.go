@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 
 	api "stated.dev/stated/api/router/containers"
 	"stated.dev/stated/api/types"
@@ -64,7 +65,7 @@ func TestLife(t *testing.T) {
 // TestFailedStart fails each step of a start, before and after the fact, and wants nothing left, the reason told, and
 // the next start to do.
 func TestFailedStart(t *testing.T) {
-	for _, op := range []string{"MountRW", "VolumeGet", "VolumeMount", "Attach", "Resolver"} {
+	for _, op := range []string{"MountRW", "VolumeGet", "VolumeMount", "Pin", "Attach", "Resolver"} {
 		t.Run(op, func(t *testing.T) { failedStart(t, func(b *bench) { b.host.lie(op, boom) }) })
 	}
 	for _, op := range []string{"Spawn", "Create", "Start"} {
@@ -75,7 +76,7 @@ func TestFailedStart(t *testing.T) {
 
 func failedStart(t *testing.T, arm func(*bench)) {
 	bubble(t, func(b *bench) {
-		id := b.create("one", &container.HostConfig{Binds: []string{"data:/data"}}, "wait")
+		id := b.create("one", &container.HostConfig{Binds: []string{"data:/data"}, Mounts: []mount.Mount{imageAt("/image", "img:1")}}, "wait")
 		arm(b)
 		if err := b.Start(b.Context(), id, api.StartRequest{}); err == nil {
 			b.Fatal("the start succeeded")

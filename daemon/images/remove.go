@@ -314,12 +314,11 @@ func (rm *removal) conflict(r *record, mask conflicts) *conflict {
 	if mask&conflictChild != 0 && rm.s.hasChildren(r) {
 		return &conflict{hard: true, text: "image has dependent child images"}
 	}
-	uses := slices.DeleteFunc(rm.s.containers.UsingImage(r.id), func(use ContainerUse) bool {
-		return use.Mounted // the container's own layer holds all it needs; as in Docker, only names are kept for it
-	})
+	// One that only mounts the image has a layer that holds all it needs. As in Docker, that keeps names and no more.
+	uses := rm.s.containers.UsingImage(r.id)
 	if mask&conflictRunning != 0 {
 		for _, use := range uses {
-			if use.Running {
+			if use.Running && !use.Mounted {
 				return &conflict{hard: true, text: "image is being used by running container " + ids.Short(use.ID)}
 			}
 		}
@@ -329,7 +328,7 @@ func (rm *removal) conflict(r *record, mask conflicts) *conflict {
 	}
 	if mask&conflictStopped != 0 {
 		for _, use := range uses {
-			if !use.Running {
+			if !use.Running && !use.Mounted {
 				return &conflict{text: "image is being used by stopped container " + ids.Short(use.ID)}
 			}
 		}

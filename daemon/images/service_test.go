@@ -211,6 +211,11 @@ func TestRemoveRules(t *testing.T) {
 			failure: "conflict: unable to delete " + short + " (must be forced) - image is being used by stopped container cccccccccccc"},
 		{name: "id, running container, forced", tags: []string{"a:1"}, use: []images.ContainerUse{{ID: ctr, Running: true}}, ref: short, force: true,
 			failure: "conflict: unable to delete " + short + " (cannot be forced) - image is being used by running container cccccccccccc"},
+		{name: "name, mounted", tags: []string{"a:1"}, use: []images.ContainerUse{{ID: ctr, Running: true, Mounted: true}}, ref: "a:1",
+			failure: `conflict: unable to remove repository reference "a:1" (must force) - container cccccccccccc is using its referenced image ` + short},
+		{name: "name, mounted, forced", tags: []string{"a:1"}, use: []images.ContainerUse{{ID: ctr, Running: true, Mounted: true}}, ref: "a:1", force: true,
+			want: []string{untag("a:1"), "image", "layers"}},
+		{name: "id, mounted", tags: []string{"a:1"}, use: []images.ContainerUse{{ID: ctr, Mounted: true}}, ref: short, want: []string{untag("a:1"), "image", "layers"}},
 		{name: "one of two names, running container", tags: []string{"a:1", "b:1"}, use: []images.ContainerUse{{ID: ctr, Running: true}}, ref: "a:1",
 			want: []string{untag("a:1")}},
 	}

@@ -60,6 +60,37 @@ func TestRecordOfImageVolume(t *testing.T) {
 	}
 }
 
+func TestRecordOfImage(t *testing.T) {
+	plan, err := mountpoint.Build(mountpoint.Input{Mounts: []mount.Mount{{Type: "image", Source: "other:1", Target: "/t/", ImageOptions: &mount.ImageOptions{Subpath: "a"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := plan.Images[0]; n.Ref != "other:1" || n.Layer != "" || n.Point.Subpath() != "a" {
+		t.Errorf("%+v", n)
+	}
+	plan.Images[0].Fill("sha256:cafe", "id-other:1", "/merged")
+	const want = `{"Source":"/merged","Destination":"/t","RW":false,"Name":"other:1","Driver":"","Type":"image","Propagation":"rprivate","ID":"id-other:1","Spec":{"Type":"image","Source":"sha256:cafe","Target":"/t/","ImageOptions":{"Subpath":"a"}},"SkipMountpointCreation":false}`
+	if got, _ := json.Marshal(plan.Points["/t"]); string(got) != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	// What another container takes over is the same image through a layer of its own.
+	from, err := mountpoint.Build(mountpoint.Input{VolumesFrom: []mountpoint.Source{{Points: plan.Points, Mode: "rw"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := from.Images[0]; n.Ref != "sha256:cafe" || n.Layer != "id-other:1" || n.Point.Name != "other:1" || n.Point.ID != "" || n.Point.Subpath() != "a" {
+		t.Errorf("%+v, %+v", n, n.Point)
+	}
+}
+
+func TestLabel(t *testing.T) {
+	for mode, want := range map[string]string{"": "", "ro": "", "z": "z", "ro,Z": "Z", "nocopy,z": "z"} {
+		if got := (&mountpoint.MountPoint{Mode: mode}).Label(); got != want {
+			t.Errorf("%q: %q, want %q", mode, got, want)
+		}
+	}
+}
+
 func TestParseShort(t *testing.T) {
 	for _, text := range []string{
 		"/dst", "name:/dst", "/src:/dst", "/src:/dst:rw", "/src:/dst:ro", "/src:/dst:z", "/src:/dst:Z,ro",
