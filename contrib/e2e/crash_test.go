@@ -14,7 +14,7 @@ import (
 // crashPoints are the instants of a container's life at which the daemon dies, by the verb that gets there.
 var crashPoints = []string{
 	"volumes.create.staged", "volumes.create.recorded", "volumes.create.published",
-	"containers.create.volume", "containers.create.imagelayer", "containers.create.volumes", "containers.create.recorded",
+	"containers.create.volume", "containers.create.volumes", "containers.create.recorded",
 	"layer.create.intended", "layer.create.seeded", "layer.create.made", "layer.create.recorded",
 	"journal.commit.appended", "journal.commit.applying",
 	"runtime.spawn.locked", "runtime.spawn.started",

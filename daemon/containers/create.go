@@ -94,15 +94,18 @@ func (s *Service) Create(ctx context.Context, req api.CreateRequest) (resp conta
 		return resp, err
 	}
 	c := newContainer(s.cfg.Dir, r)
-	if err := s.createLayer(ctx, r, img); err != nil {
+	if err := s.createLayers(ctx, r, img, mounts.layers); err != nil {
 		return resp, err
 	}
 	undo.add(func() error {
-		return s.layers.RemoveRW(ctx, id, func(dirs []string) error {
+		return s.removeLayers(ctx, r.layers(), func(dirs []string) error {
 			return s.journal.Commit(ctx, removed(append(dirs, c.dir))...)
 		})
 	})
 	if err := fault.Point("containers.create.recorded"); err != nil {
+		return resp, err
+	}
+	if err := s.locateImages(ctx, c); err != nil {
 		return resp, err
 	}
 	if err := s.copyUp(ctx, r, mounts); err != nil {
@@ -114,8 +117,13 @@ func (s *Service) Create(ctx context.Context, req api.CreateRequest) (resp conta
 	return resp, nil
 }
 
-// createLayer makes the writable layer; its record and the container's become durable together.
-func (s *Service) createLayer(ctx context.Context, r *Record, img Image) error {
+// createLayers makes the writable layer and those of the images to mount; their records and the container's become
+// durable together.
+func (s *Service) createLayers(ctx context.Context, r *Record, img Image, images []imageLayer) error {
+	return s.createImageLayers(ctx, r, images, func(files []File) error { return s.createLayer(ctx, r, img, files) })
+}
+
+func (s *Service) createLayer(ctx context.Context, r *Record, img Image, others []File) error {
 	return s.layers.CreateRW(ctx, r.ID, LayerRequest{
 		Parent: img.ChainID, StorageOpt: r.HostConfig.StorageOpt, MountLabel: r.MountLabel,
 		Commit: func(files []File) error {
@@ -123,7 +131,7 @@ func (s *Service) createLayer(ctx context.Context, r *Record, img Image) error {
 			if err != nil {
 				return err
 			}
-			changes = append(changes, written(files)...)
+			changes = append(changes, written(append(files, others...))...)
 			dir := filepath.Join(s.cfg.Dir, r.ID)
 			if err := makeContainerDir(dir); err != nil {
 				return err

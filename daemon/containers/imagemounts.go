@@ -11,12 +11,12 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/opencontainers/go-digest"
 
-	"stated.dev/stated/internal/fault"
 	"stated.dev/stated/volumes/mountpoint"
 )
 
 // An image is mounted through a layer of its own on top of it, which nobody writes to. The layer holds the image's
-// layers from create to removal, whatever becomes of the image, and is mounted while the container runs.
+// layers from create to removal, whatever becomes of the image, and is mounted while the container runs. Its record
+// comes and goes together with that of the container.
 
 // maxLayerName is how long the name of a layer may be: that of a file.
 const maxLayerName = 255
@@ -44,6 +44,9 @@ func (r *Record) mountsFirst(m *mountpoint.MountPoint, ref string) bool {
 	return true
 }
 
+// layers lists all layers of the container: its own and those of its image mounts.
+func (r *Record) layers() []string { return append([]string{r.ID}, r.imageLayers()...) }
+
 // imageLayers lists the layers of all image mounts.
 func (r *Record) imageLayers() []string {
 	var list []string
@@ -55,31 +58,64 @@ func (r *Record) imageLayers() []string {
 	return list
 }
 
-// createImageLayers makes the layers for the images of the plan and enters them into the record.
-func (m *createMounts) createImageLayers(ctx context.Context, s *Service, r *Record) error {
+// imageLayer is a layer to be made for an image mount.
+type imageLayer struct {
+	name  string
+	chain digest.Digest
+}
+
+// resolveImages looks the images of the plan up and enters them into the record.
+func (m *createMounts) resolveImages(ctx context.Context, s *Service, r *Record) error {
 	for _, need := range m.plan.Images {
 		id, chain, err := s.neededImage(ctx, need)
 		if err != nil {
 			return err
 		}
-		name := r.imageLayer(need.Point)
-		if err := s.createImageLayer(ctx, r, name, chain); err != nil {
-			return err
-		}
-		m.layers = append(m.layers, name)
-		if err := fault.Point("containers.create.imagelayer"); err != nil {
-			return err
-		}
-		path, err := s.layers.MountRW(ctx, name, r.MountLabel) // only to tell the record where it will be
-		if err != nil {
-			return fmt.Errorf("mount image %s: %w", need.Ref, err)
-		}
-		if err := s.layers.UnmountRW(ctx, name); err != nil {
-			return fmt.Errorf("unmount image %s: %w", need.Ref, err)
-		}
-		need.Fill(id, name, path)
+		need.Fill(id, r.imageLayer(need.Point))
+		m.layers = append(m.layers, imageLayer{need.Point.ID, chain})
 	}
 	return nil
+}
+
+// createImageLayers makes the layers and calls commit with their record files: theirs become durable together with
+// what commit adds, or not at all.
+func (s *Service) createImageLayers(ctx context.Context, r *Record, layers []imageLayer, commit func([]File) error) error {
+	if len(layers) == 0 {
+		return commit(nil)
+	}
+	return s.layers.CreateRW(ctx, layers[0].name, LayerRequest{
+		Bare: true, Parent: layers[0].chain, MountLabel: r.MountLabel,
+		Commit: func(files []File) error {
+			return s.createImageLayers(ctx, r, layers[1:], func(others []File) error { return commit(append(files, others...)) })
+		},
+	})
+}
+
+// locateImages records where the images of a new container will be mounted, as dockerd does.
+func (s *Service) locateImages(ctx context.Context, c *Container) error {
+	paths := map[string]string{} // by destination
+	for dest, m := range c.rec().MountPoints {
+		if m.Type != mount.TypeImage {
+			continue
+		}
+		path, err := s.layers.MountRW(ctx, m.ID, c.rec().MountLabel)
+		if err != nil {
+			return fmt.Errorf("mount image at %s: %w", dest, err)
+		}
+		if err := s.layers.UnmountRW(ctx, m.ID); err != nil {
+			return fmt.Errorf("unmount image at %s: %w", dest, err)
+		}
+		paths[dest] = path
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	_, err := s.commit(ctx, c, func(r *Record) {
+		for dest, path := range paths {
+			r.MountPoints[dest].Source = path
+		}
+	})
+	return err
 }
 
 // neededImage returns the id and the top layer of an image to mount. One that another container mounts may have been
@@ -94,13 +130,6 @@ func (s *Service) neededImage(ctx context.Context, need mountpoint.ImageNeed) (i
 	return img.ID.String(), img.ChainID, err
 }
 
-func (s *Service) createImageLayer(ctx context.Context, r *Record, name string, chain digest.Digest) error {
-	return s.layers.CreateRW(ctx, name, LayerRequest{
-		Bare: true, Parent: chain, MountLabel: r.MountLabel,
-		Commit: func(files []File) error { return s.journal.Commit(ctx, written(files)...) },
-	})
-}
-
 // mountImage mounts an image for a run and returns the layer's name and the path. A layer that is gone is made again:
 // nobody has written to it. That is so where dockerd gave it a name that it does not find again either.
 func (s *Service) mountImage(ctx context.Context, r *Record, m *mountpoint.MountPoint) (layer, path string, err error) {
@@ -111,7 +140,8 @@ func (s *Service) mountImage(ctx context.Context, r *Record, m *mountpoint.Mount
 		if img, err = s.images.Image(ctx, m.Spec.Source); err != nil {
 			return "", "", fmt.Errorf("mount image at %s: %w", m.Destination, err)
 		}
-		if err = s.createImageLayer(ctx, r, layer, img.ChainID); err == nil {
+		made := []imageLayer{{layer, img.ChainID}}
+		if err = s.createImageLayers(ctx, r, made, func(files []File) error { return s.journal.Commit(ctx, written(files)...) }); err == nil {
 			path, err = s.layers.MountRW(ctx, layer, r.MountLabel)
 		}
 	}
@@ -132,24 +162,32 @@ func (s *Service) unmountImages(ctx context.Context, r *Record) error {
 	return errors.Join(errs...)
 }
 
-// removeImageLayers deletes what a container that is no more had of the images that it mounted.
-func (s *Service) removeImageLayers(ctx context.Context, r *Record) error {
-	var errs []error
+// unmountLeftImages unmounts images that are mounted though the container does not run, so that they can be removed.
+func (s *Service) unmountLeftImages(ctx context.Context, r *Record) error {
 	for _, name := range r.imageLayers() {
-		errs = append(errs, s.removeImageLayer(ctx, name))
-	}
-	return errors.Join(errs...)
-}
-
-func (s *Service) removeImageLayer(ctx context.Context, name string) error {
-	if _, mounted := s.layers.MountedRW(name); mounted { // by dockerd, which mounts it from create to removal
+		if _, mounted := s.layers.MountedRW(name); !mounted {
+			continue
+		}
 		if err := s.layers.UnmountRW(ctx, name); err != nil {
 			return err
 		}
 	}
-	err := s.layers.RemoveRW(ctx, name, func(dirs []string) error { return s.journal.Commit(ctx, removed(dirs)...) })
-	if errdefs.IsNotFound(err) {
-		return nil
+	return nil
+}
+
+// removeLayers removes the writable layers of a container, those that there are, and calls commit with the directories
+// of their records: all are gone when it has returned nil, or none.
+func (s *Service) removeLayers(ctx context.Context, names []string, commit func(dirs []string) error) error {
+	if len(names) == 0 {
+		return commit(nil)
+	}
+	found := false
+	err := s.layers.RemoveRW(ctx, names[0], func(dirs []string) error {
+		found = true
+		return s.removeLayers(ctx, names[1:], func(others []string) error { return commit(append(dirs, others...)) })
+	})
+	if errdefs.IsNotFound(err) && !found {
+		return s.removeLayers(ctx, names[1:], commit)
 	}
 	return err
 }

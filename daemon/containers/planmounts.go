@@ -18,7 +18,7 @@ import (
 type createMounts struct {
 	plan   mountpoint.Plan
 	held   []heldVolume // what create took, for the undo of a create that fails
-	layers []string     // of its images; likewise
+	layers []imageLayer // to be made for its images
 }
 
 type heldVolume struct {
@@ -81,15 +81,12 @@ func (m *createMounts) create(ctx context.Context, s *Service, r *Record) error 
 		}
 	}
 	r.MountPoints = m.plan.Points
-	return m.createImageLayers(ctx, s, r)
+	return m.resolveImages(ctx, s, r)
 }
 
 // undo gives back what create took. Named volumes stay, as they do when a container is removed.
 func (m *createMounts) undo(ctx context.Context, s *Service, r *Record) error {
 	var errs []error
-	for _, name := range m.layers {
-		errs = append(errs, s.removeImageLayer(ctx, name))
-	}
 	for _, v := range m.held {
 		errs = append(errs, s.volumes.Release(ctx, v.name, r.ID))
 		if v.anonymous {

@@ -110,9 +110,9 @@ func (s *Service) remove(ctx context.Context, c *Container, opts removeOptions) 
 		c.mu.Unlock()
 		return fault.Point("containers.remove.unrecorded")
 	}
-	err := s.layers.RemoveRW(ctx, c.id, unrecord)
-	if errdefs.IsNotFound(err) && !c.isGone() {
-		err = unrecord(nil) // its layer is gone already
+	err := s.unmountLeftImages(ctx, rec)
+	if err == nil {
+		err = s.removeLayers(ctx, rec.layers(), unrecord)
 	}
 	switch {
 	case err != nil && c.isGone():
@@ -123,7 +123,7 @@ func (s *Service) remove(ctx context.Context, c *Container, opts removeOptions) 
 		return fmt.Errorf("cannot remove container %q: %w", rec.name(), err)
 	}
 	s.unregister(c) // first, because the volumes ask who uses them
-	volumeErr := s.releaseMounts(ctx, rec, opts)
+	volumeErr := s.releaseVolumes(ctx, rec, opts)
 	s.publish(c, events.ActionDestroy, nil)
 	c.failPending(errdefs.ErrNotFound.WithMessage("No such container: " + c.id))
 	c.wakeRemoved(rec.State.ExitCode)
@@ -149,8 +149,8 @@ func (s *Service) setDead(c *Container, cause error) {
 	})
 }
 
-// releaseMounts gives up the container's volumes and images, and removes anonymous volumes when asked to.
-func (s *Service) releaseMounts(ctx context.Context, r *Record, opts removeOptions) error {
+// releaseVolumes gives up the container's claims, and removes its anonymous volumes when asked to.
+func (s *Service) releaseVolumes(ctx context.Context, r *Record, opts removeOptions) error {
 	var errs []error
 	for _, m := range r.MountPoints {
 		if !m.IsVolume() {
@@ -167,9 +167,6 @@ func (s *Service) releaseMounts(ctx context.Context, r *Record, opts removeOptio
 		if err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
 			errs = append(errs, err)
 		}
-	}
-	if err := s.removeImageLayers(ctx, r); err != nil {
-		errs = append(errs, err)
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("Error removing volumes: %w", errors.Join(errs...)) //nolint:staticcheck // Docker's text

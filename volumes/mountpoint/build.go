@@ -81,11 +81,12 @@ type ImageNeed struct {
 }
 
 // Fill enters into the mount point which image it is, and the layer on top of it that is mounted for the container.
-func (n ImageNeed) Fill(imageID, layer, path string) {
+// Where that will be mounted the caller enters as Source once it is known.
+func (n ImageNeed) Fill(imageID, layer string) {
 	p := n.Point
 	p.Name = cmp.Or(p.Name, n.Ref)
 	p.Spec.Source = imageID
-	p.ID, p.Source, p.RW = layer, path, false
+	p.ID, p.Source, p.RW = layer, "", false
 }
 
 const localDriver = "local"

@@ -68,7 +68,8 @@ func TestRecordOfImage(t *testing.T) {
 	if n := plan.Images[0]; n.Ref != "other:1" || n.Layer != "" || n.Point.Subpath() != "a" {
 		t.Errorf("%+v", n)
 	}
-	plan.Images[0].Fill("sha256:cafe", "id-other:1", "/merged")
+	plan.Images[0].Fill("sha256:cafe", "id-other:1")
+	plan.Points["/t"].Source = "/merged"
 	const want = `{"Source":"/merged","Destination":"/t","RW":false,"Name":"other:1","Driver":"","Type":"image","Propagation":"rprivate","ID":"id-other:1","Spec":{"Type":"image","Source":"sha256:cafe","Target":"/t/","ImageOptions":{"Subpath":"a"}},"SkipMountpointCreation":false}`
 	if got, _ := json.Marshal(plan.Points["/t"]); string(got) != want {
 		t.Errorf("got %s\nwant %s", got, want)
