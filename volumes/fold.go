@@ -238,6 +238,7 @@ func (m *metadata) foldInto(batch []*change) error {
 		return nil
 	}
 	settled := m.takeSettled(batch)
+	defer m.reserve()
 	return m.update(func(tx *bbolt.Tx) error {
 		if err := apply(tx, batch, settled); err != nil {
 			return err

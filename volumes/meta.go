@@ -51,6 +51,9 @@ const (
 	metadataFile = "metadata.db"
 	// openWait is how long another process may hold the database before the start fails.
 	openWait = time.Second
+	// reserveSize is how much of the disk is set aside for the database to grow by, beside its own size: a transaction
+	// copies the pages that it changes.
+	reserveSize = 256 << 10
 	// maxMarks bounds the marks that wait to be cleared. Clearing them costs one flush of the volumes directory.
 	maxMarks = 1024
 )
@@ -100,7 +103,22 @@ func openMetadata(dir string) (*metadata, error) {
 		_ = db.Close() // the first error is the one to report
 		return nil, fmt.Errorf("error while setting up volume store metadata database (%s): %w", path, err)
 	}
+	m.reserve()
 	return m, nil
+}
+
+// reserve sets blocks aside behind the end of the database, so that what the log holds fits in when the disk is full.
+func (m *metadata) reserve() {
+	f, err := os.OpenFile(m.db.Path(), os.O_WRONLY, 0)
+	if err != nil {
+		return // a full disk is met without a reserve
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Blocks*512 >= 2*st.Size+reserveSize {
+		return
+	}
+	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, 2*st.Size+reserveSize) // the same
 }
 
 // ensureBucket makes Docker's bucket in a new file. It costs no flush on an old one.

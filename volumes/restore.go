@@ -45,9 +45,8 @@ func (s *Store) open(ctx context.Context, dir string) (err error) {
 		s.setAside(Problem{Volume: name, Text: "a change of its record was dropped: another daemon has written " + metadataFile + " since"})
 	}
 	if rescued == "" {
-		if err := s.meta.keepGoodCopy(s.stateDir); err != nil {
-			_ = s.meta.close(ctx) // the first error is the one to report
-			return err
+		if err := s.meta.keepGoodCopy(s.stateDir); err != nil { // on a full disk the copy before has to do
+			s.setAside(Problem{Driver: metadataFile, Text: err.Error()})
 		}
 	}
 	s.meta.sync = s.syncDrivers

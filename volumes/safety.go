@@ -59,6 +59,7 @@ func goodCopy(stateDir string) string { return filepath.Join(stateDir, metadataF
 func (m *metadata) keepGoodCopy(stateDir string) error {
 	tmp := goodCopy(stateDir) + ".tmp"
 	if err := m.db.View(func(tx *bbolt.Tx) error { return tx.CopyFile(tmp, 0o600) }); err != nil {
+		_ = os.Remove(tmp) // what there is of it only takes up space
 		return fmt.Errorf("copy the volumes' database: %w", err)
 	}
 	return os.Rename(tmp, goodCopy(stateDir))
