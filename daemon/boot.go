@@ -383,6 +383,9 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 	if err := d.containers.Restore(ctx); err != nil {
 		return nil, err
 	}
+	if err := d.volumes.Sweep(ctx); err != nil {
+		d.log.Error("cannot unmount volumes that nobody uses", "err", err)
+	}
 	opened.add(d.sweepLayers())
 	return &opened, nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"stated.dev/stated/internal/fault"
 	"stated.dev/stated/internal/ids"
+	"stated.dev/stated/internal/projectquota"
 )
 
 // A volume is filled in two steps. The image's directory is copied to a stage on the volume's file system, and when
@@ -67,19 +68,20 @@ func (s *Store) CopyUp(ctx context.Context, name, sourceDir string) (err error) 
 
 // stageFor returns where a copy for the volume at path is prepared, less the suffix.
 func (s *Store) stageFor(name, path string) string {
-	if sameMount(s.stateDir, path) {
+	if canRename(s.stateDir, path) {
 		return filepath.Join(s.stateDir, copyUpDir, url.PathEscape(name))
 	}
 	return filepath.Join(path, copyUpInside)
 }
 
-// sameMount reports whether a rename from one directory to the other can work.
-func sameMount(a, b string) bool {
+// canRename reports whether a rename from one directory to the other can work: on one mount, and with no quota's
+// border between them.
+func canRename(a, b string) bool {
 	var sa, sb unix.Statx_t
 	if unix.Statx(unix.AT_FDCWD, a, 0, unix.STATX_MNT_ID, &sa) != nil || unix.Statx(unix.AT_FDCWD, b, 0, unix.STATX_MNT_ID, &sb) != nil {
 		return false
 	}
-	return sa.Mask&sb.Mask&unix.STATX_MNT_ID != 0 && sa.Mnt_id == sb.Mnt_id
+	return sa.Mask&sb.Mask&unix.STATX_MNT_ID != 0 && sa.Mnt_id == sb.Mnt_id && projectquota.Inherited(a) == projectquota.Inherited(b)
 }
 
 func fill(ctx context.Context, path, stage, sourceDir string, source fs.FileInfo) error {
@@ -216,7 +218,7 @@ func (s *Store) finishCopyUp(ctx context.Context, stage string) error {
 	if !ready || err != nil || e == nil || !s.owned(e.driver) {
 		return os.RemoveAll(stage)
 	}
-	if !sameMount(stage, e.path()) {
+	if !canRename(stage, e.path()) {
 		return fmt.Errorf("the data of volume %s is elsewhere now", name)
 	}
 	if err := ctx.Err(); err != nil {

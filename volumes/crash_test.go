@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/sys/mountinfo"
 
 	"stated.dev/stated/internal/fault"
 	"stated.dev/stated/volumes"
@@ -52,6 +53,10 @@ func crash(operation, root string) error {
 		_, err = s.Create(ctx, volumes.CreateRequest{Name: "victim", Labels: map[string]string{"a": "b"}, Options: crashOptions})
 	case "create far":
 		_, err = s.Create(ctx, volumes.CreateRequest{Name: "victim", Driver: "shelf", Options: map[string]string{"colour": "blue"}})
+	case "create limited":
+		_, err = s.Create(ctx, volumes.CreateRequest{Name: "victim", Options: sizeOption})
+	case "mount":
+		_, err = s.Mount(ctx, "victim", "m")
 	case "remove":
 		err = s.Remove(ctx, "victim", volumes.RemoveRequest{})
 	case "copyup":
@@ -88,7 +93,7 @@ func (h *host) checkWhole() {
 	}
 	var onDisk []string
 	for _, e := range entries {
-		if e.Name() != "metadata.db" {
+		if e.Name() != "metadata.db" && e.Name() != "backingFsBlockDev" {
 			onDisk = append(onDisk, e.Name())
 		}
 	}
@@ -265,6 +270,48 @@ func TestCrashInRemove(t *testing.T) {
 			h.checkWhole()
 		})
 	}
+}
+
+// A daemon that is killed while it mounts a volume leaves the mount. The next one takes it down, unless a container
+// that kept running uses it.
+func TestCrashInMount(t *testing.T) {
+	for _, used := range []bool{false, true} {
+		t.Run(fmt.Sprintf("used %v", used), func(t *testing.T) {
+			h := newCrashHost(t)
+			v := h.create(volumes.CreateRequest{Name: "victim", Options: crashOptions})
+			t.Cleanup(func() { _ = syscall.Unmount(v.Mountpoint, syscall.MNT_DETACH) }) // if the test failed half way
+			h.close()
+			crashAt(t, h.root, "mount", "volumes.local.mounted")
+			if !isMounted(t, v.Mountpoint) {
+				t.Fatal("the killed daemon has not mounted it")
+			}
+			h.open()
+			if used {
+				if err := h.store.LiveRestore(t.Context(), "victim", "m"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := h.store.Sweep(t.Context()); err != nil || isMounted(t, v.Mountpoint) != used {
+				t.Errorf("%v, mounted: %v", err, isMounted(t, v.Mountpoint))
+			}
+			if err := h.store.Unmount(t.Context(), "victim", "m"); err != nil || isMounted(t, v.Mountpoint) {
+				t.Errorf("%v, mounted: %v", err, isMounted(t, v.Mountpoint))
+			}
+			if err := h.store.Remove(t.Context(), "victim", volumes.RemoveRequest{}); err != nil {
+				t.Error(err)
+			}
+			h.checkWhole()
+		})
+	}
+}
+
+func isMounted(t *testing.T, path string) bool {
+	t.Helper()
+	mounted, err := mountinfo.Mounted(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mounted
 }
 
 // Between crash and restart somebody put another directory in the place of the removed one: it is no remains.

@@ -56,6 +56,13 @@ type Driver interface {
 	Sync(ctx context.Context) error
 }
 
+// A Sweeper is a driver whose mounts outlive a daemon that is killed.
+type Sweeper interface {
+	// Sweep releases what is mounted and used by nobody. It is called when every user whose mount outlived the daemon is
+	// registered, and may run beside other calls.
+	Sweep(ctx context.Context) error
+}
+
 // Traits say how the store may treat a driver.
 type Traits struct {
 	// Scope is "local" or "global", as the API shows it.

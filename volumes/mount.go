@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"github.com/containerd/errdefs"
@@ -80,4 +81,16 @@ func (s *Store) liveRestore(ctx context.Context, name, mountID string) error {
 		return err
 	}
 	return d.LiveRestore(ctx, name, mountID)
+}
+
+// Sweep releases what an earlier daemon left mounted and nobody uses. It is to be called once the mounts of all
+// containers that kept running are registered.
+func (s *Store) Sweep(ctx context.Context) error {
+	var errs []error
+	for _, d := range s.sortedDrivers() {
+		if sweeper, ok := d.(Sweeper); ok {
+			errs = append(errs, sweeper.Sweep(ctx))
+		}
+	}
+	return errors.Join(errs...)
 }

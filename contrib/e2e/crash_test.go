@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
+
 	"stated.dev/stated/internal/testenv"
 	"stated.dev/stated/internal/testenv/scratch"
 )
@@ -23,7 +25,7 @@ var crashPoints = []string{
 	"containers.exec.started",
 	"containers.exit.recorded", "runtime.delete.answered", "network.release.recorded",
 	"containers.remove.begun", "containers.remove.unrecorded", "layer.remove.unrecorded", "layer.remove.discarded",
-	"volumes.remove.prepared", "volumes.remove.unrecorded", "volumes.remove.deleted",
+	"volumes.local.mounted", "volumes.remove.prepared", "volumes.remove.unrecorded", "volumes.local.unlimited", "volumes.remove.deleted",
 }
 
 // TestCrash kills the daemon at each point of a container's life, starts it again, removes what is left with ordinary
@@ -34,7 +36,8 @@ func TestCrash(t *testing.T) {
 	life := func() {
 		for _, args := range [][]string{
 			{"create", "--name", "box", "--network", "net", "-p", "127.0.0.1:18080:80", "-v", "named:/named", "-v", "/anonymous",
-				"--mount", "type=image,src=busybox,dst=/image,image-subpath=bin", "--init", "busybox", "sleep", "1000"},
+				"--mount", "type=image,src=busybox,dst=/image,image-subpath=bin",
+				"--mount", "type=volume,src=mounted,dst=/mounted,volume-opt=type=tmpfs,volume-opt=device=tmpfs", "--init", "busybox", "sleep", "1000"},
 			{"start", "box"},
 			{"exec", "box", "true"},
 			{"stop", "-t", "0", "box"},
@@ -46,7 +49,7 @@ func TestCrash(t *testing.T) {
 		}
 	}
 	life() // what the first container makes for good is no leak
-	h.Docker("volume", "rm", "named")
+	h.Docker("volume", "rm", "named", "mounted")
 	h.Stop(syscall.SIGTERM)
 	before, err := testenv.Observe(h.Roots)
 	if err != nil {
@@ -66,6 +69,11 @@ func TestCrash(t *testing.T) {
 			}
 			h.Env = nil
 			h.Start()
+			if h.Docker("ps", "-q") == "" {
+				if mounted, err := mountinfo.Mounted(h.Roots.Data + "/volumes/mounted/_data"); err == nil && mounted {
+					t.Error("a volume is mounted that no container uses") // where there is no volume there is no mount
+				}
+			}
 			for _, id := range strings.Fields(h.Docker("ps", "-aq")) {
 				if state := h.Docker("inspect", "-f", "{{.State.Status}}", id); !slices.Contains([]string{"created", "running", "exited"}, state) {
 					t.Errorf("after the crash the container is %s", state)

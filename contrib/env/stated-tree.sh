@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# stated-tree.sh DIR SUITE ARG...: make DIR a Debian with systemd, stated and its units, docker and a busybox image,
-# that runs the test binary SUITE with ARG... when it boots, keeps what that prints in DIR/suite/log and its exit code
+# stated-tree.sh DIR SUITE ARG...: make DIR a Debian with systemd, stated and its units, docker, mkfs.xfs and a busybox
+# image, that runs the test binary SUITE with ARG... when it boots, keeps what that prints in DIR/suite/log and its exit code
 # in DIR/suite/status, and powers off. The binaries are those on PATH.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,7 +16,9 @@ if [ "$docker" = "$cache/docker-cli.run" ]; then # a script that names a tree of
   mkdir -p "$dir$cache"
   cp -a "$cache/docker-cli" "$dir$cache/"
 fi
-for library in $(ldd "$docker" 2>/dev/null | grep -o '/[^ ]*'; ldd "$(command -v runc)" 2>/dev/null | grep -o '/[^ ]*'); do
+mkfs=$(command -v mkfs.xfs)
+install -t "$dir/usr/sbin" "$mkfs"
+for library in $(for program in "$docker" "$(command -v runc)" "$mkfs"; do ldd "$program" 2>/dev/null | grep -o '/[^ ]*'; done); do
   [ -e "$dir$library" ] || install -D "$library" "$dir$library"
 done
 install "$docker" "$dir/usr/bin/docker"

@@ -2,7 +2,7 @@
 // then. A cut is made in one of two ways. Many are made inside one boot: everything that a host runs lives in
 // namespaces of its own on a disk below dm-flakey, which drops all writes from a random instant on, before every
 // process is killed. The last is the end of the virtual machine's kernel. The same boot runs the tests of systemdtest
-// with a systemd on cgroup v2.
+// with a systemd on cgroup v2, and those of volumes that need quotas or an NFS server of the kernel.
 //
 // STATED_SOAK=long makes fifty cuts and five more kernels end.
 package vmtest
@@ -12,6 +12,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,12 +34,20 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// bootScript is what the virtual machine runs: cuts, a systemd with its tests, and an end without warning.
+// volumeSuites are test binaries of which the virtual machine runs what a host's kernel may not be able to, by name.
+var volumeSuites = map[string]string{"projectquota": "../../internal/projectquota", "local": "../../volumes/local", "volumes": "../../volumes"}
+
+// bootScript is what the virtual machine runs: cuts, tests of volumes, a systemd with its tests, and an end without
+// warning.
 const bootScript = `#!/bin/sh
 export STATED_INSIDE=1 STATED_CUTS=%d
 /suite/vm.test -test.v -test.timeout 1h -test.run '^TestCuts$'
 echo "suite cuts $?"
 if [ %d = 1 ]; then
+  for suite in projectquota local volumes; do
+    TMPDIR=/scratch /suite/$suite.test -test.v -test.run 'Quota|NFS'
+    echo "suite $suite $?"
+  done
   env -u STATED_INSIDE container=vm unshare -fp --mount-proc /lib/systemd/systemd >/run/systemd.log 2>&1 || true
   rm -rf /run/systemd # it is over
   cat /suite/log
@@ -60,8 +69,10 @@ func TestVM(t *testing.T) {
 		boots, cuts = 5, 10
 	}
 	dir := scratch.Dir(t)
-	for name, pkg := range map[string]string{"vm.test": ".", "systemd.test": "../systemdtest"} {
-		scratch.Go(t, "test", "-c", "-o", filepath.Join(dir, name), pkg)
+	binaries := maps.Clone(volumeSuites)
+	binaries["vm"], binaries["systemd"] = ".", "../systemdtest"
+	for name, pkg := range binaries {
+		scratch.Go(t, "test", "-c", "-o", filepath.Join(dir, name+".test"), pkg)
 	}
 	for boot := range boots {
 		t.Run(fmt.Sprint("boot ", boot+1), func(t *testing.T) { oneBoot(t, dir, cuts, boot == 0) })
@@ -69,21 +80,26 @@ func TestVM(t *testing.T) {
 }
 
 // oneBoot boots the virtual machine with a new disk, and checks the disk that it leaves.
-func oneBoot(t *testing.T, dir string, cuts int, systemd bool) {
+func oneBoot(t *testing.T, dir string, cuts int, suites bool) {
 	tree := filepath.Join(t.TempDir(), "tree")
 	scratch.Run(t, "../env/stated-tree.sh", tree, filepath.Join(dir, "systemd.test"), "-test.v", "-test.run=TestInside")
 	scratch.Run(t, "cp", filepath.Join(dir, "vm.test"), filepath.Join(tree, "suite"))
-	with := 0
-	if systemd {
+	want, with := []string{"suite cuts 0"}, 0
+	if suites {
 		with = 1
+		want = append(want, "suite systemd 0")
+		for name := range volumeSuites {
+			scratch.Run(t, "cp", filepath.Join(dir, name+".test"), filepath.Join(tree, "suite"))
+			want = append(want, "suite "+name+" 0")
+		}
 	}
 	if err := os.WriteFile(filepath.Join(tree, "suite", "boot"), fmt.Appendf(nil, bootScript, cuts, with), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	image := filepath.Join(t.TempDir(), "disk")
 	scratch.Run(t, "truncate", "-s", "2G", image)
-	limit := 300 + 60*cuts // more than a busy host needs
-	cmd := exec.Command("../env/vm.sh", "-m", "3072", "-t", fmt.Sprint(limit), "-r", tree, "-d", image, "--", "/suite/boot")
+	limit := 400 + 60*cuts // more than a busy host needs
+	cmd := exec.Command("../env/vm.sh", "-m", "3072", "-t", fmt.Sprint(limit), "-k", "quota_v2", "-k", "nfsd", "-k", "nfsv4", "-r", tree, "-d", image, "--", "/suite/boot")
 	out, err := cmd.CombinedOutput()
 	text, state := readConsole(out)
 	t.Logf("the virtual machine:\n%s", text)
@@ -91,10 +107,13 @@ func oneBoot(t *testing.T, dir string, cuts int, systemd bool) {
 		t.Errorf("the virtual machine did not come to its crash: %v", err)
 		return
 	}
-	for _, line := range []string{"suite cuts 0", "suite systemd 0"} {
-		if !strings.Contains(text, line) && (systemd || !strings.Contains(line, "systemd")) {
+	for _, line := range want {
+		if !strings.Contains(text, line) {
 			t.Errorf("the virtual machine did not say %q", line)
 		}
+	}
+	if strings.Contains(text, "--- SKIP") || strings.Contains(text, "no tests to run") {
+		t.Error("a test that only the virtual machine can run was not run")
 	}
 	checkDisk(t, image, state)
 }

@@ -416,7 +416,7 @@ func hasRuntimeState(r *Record) bool {
 func (s *Service) restoreVolumes(ctx context.Context, f *restored) {
 	for _, v := range f.c.brief.Load().Volumes {
 		err := s.volumes.Claim(ctx, v.Name, v.Driver, f.c.id)
-		if err == nil && f.fate == alive {
+		if err == nil && (f.fate == alive || f.fate == setAside) { // what is left alone may run and use it
 			if m := f.c.rec().MountPoints[v.Destination]; m != nil && m.ID != "" {
 				err = s.volumes.LiveRestore(ctx, v.Name, m.ID)
 			}

@@ -5,6 +5,9 @@
 // It knows no labels, references or records; those are the store's. It never follows a symbolic link out of its
 // directory to delete something.
 //
+// The size of a volume is limited by a project quota where the file system has them. The project is assigned in the
+// stage and the limit set again by each mount, so that neither needs a record.
+//
 // Locks: mu guards the map of volumes; each volume's own lock is held over its mounts and its removal and is taken
 // with mu released. Get and List wait for no mount.
 package local
@@ -14,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,7 +29,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/internal/atomicfile"
+	"stated.dev/stated/internal/fault"
 	"stated.dev/stated/internal/ids"
+	"stated.dev/stated/internal/projectquota"
 	"stated.dev/stated/volumes"
 )
 
@@ -48,19 +54,26 @@ type Options struct {
 	StateDir string
 	// UID and GID own the data directories of new volumes: the user that containers see as root.
 	UID, GID int
+	// Resolve finds the addresses of the hosts that NFS and CIFS volumes name. Nil: the system's resolver.
+	Resolve Resolver
 }
 
 // Driver implements volumes.Driver.
 type Driver struct {
 	dir, stateDir string
 	uid, gid      int
-	stageDir      string // set by Start
+	resolve       Resolver
+	stageDir      string                // set by Start
+	quota         *projectquota.Control // set by Start; nil: none
 
 	mu      sync.Mutex // guards the map
 	volumes map[string]*vol
 }
 
-var _ volumes.Driver = (*Driver)(nil)
+var (
+	_ volumes.Driver  = (*Driver)(nil)
+	_ volumes.Sweeper = (*Driver)(nil)
+)
 
 // vol is one volume.
 type vol struct {
@@ -81,7 +94,10 @@ func (v *vol) data() string { return filepath.Join(v.root, dataName) }
 
 // New returns the driver for opts.Dir. It touches nothing before Start.
 func New(opts Options) *Driver {
-	d := &Driver{dir: opts.Dir, stateDir: opts.StateDir, uid: opts.UID, gid: opts.GID, volumes: map[string]*vol{}}
+	d := &Driver{dir: opts.Dir, stateDir: opts.StateDir, uid: opts.UID, gid: opts.GID, resolve: opts.Resolve, volumes: map[string]*vol{}}
+	if d.resolve == nil {
+		d.resolve = lookUp
+	}
 	if d.stateDir == "" {
 		d.stateDir = filepath.Join(filepath.Dir(opts.Dir), ".stated", "volumes")
 	}
@@ -111,7 +127,7 @@ func (d *Driver) Start(context.Context) error {
 		switch {
 		case !e.IsDir() || name == backingDevice:
 		case strings.HasPrefix(name, stagePrefix):
-			if err := os.RemoveAll(filepath.Join(d.dir, name)); err != nil {
+			if err := d.discard(filepath.Join(d.dir, name)); err != nil {
 				return err
 			}
 		default:
@@ -125,21 +141,62 @@ func (d *Driver) newVol(name string) *vol {
 	return &vol{name: name, root: filepath.Join(d.dir, name)}
 }
 
-// prepareDirs makes the directories and empties the stage. The stage is beside the volumes only if a rename from the
-// state directory could not work.
+// prepareDirs makes the directories, opens the quotas and empties the stage. The stage is beside the volumes only if a
+// rename from the state directory could not work.
 func (d *Driver) prepareDirs() error {
 	if err := mkdir(d.dir, 0o701, os.Getuid(), os.Getgid()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	d.openQuota()
 	d.stageDir = filepath.Join(d.stateDir, "stage")
-	if err := os.RemoveAll(d.stageDir); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(d.stageDir, 0o700); err != nil {
 		return err
 	}
-	if !sameMount(d.stageDir, d.dir) {
+	left, err := os.ReadDir(d.stageDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if err := d.discard(filepath.Join(d.stageDir, e.Name())); err != nil {
+			return err
+		}
+	}
+	if !sameMount(d.stageDir, d.dir) || projectquota.Inherited(d.stageDir) != projectquota.Inherited(d.dir) {
 		d.stageDir = d.dir
+	}
+	return nil
+}
+
+// openQuota finds out, once, whether volumes can be limited. Most hosts cannot, and need not be told.
+func (d *Driver) openQuota() {
+	quota, err := projectquota.Open(d.dir, &projectquota.IDs{})
+	if err != nil {
+		if !errors.Is(err, projectquota.ErrUnsupported) {
+			slog.Warn("local volumes cannot be limited in size", "dir", d.dir, "err", err)
+		}
+		return
+	}
+	d.quota = quota
+}
+
+// discard deletes the directory of a volume that is not to be.
+func (d *Driver) discard(root string) error {
+	if err := d.unlimit(filepath.Join(root, dataName)); err != nil {
+		return err
+	}
+	return os.RemoveAll(root)
+}
+
+// unlimit takes the limit of a data directory away before that is deleted.
+func (d *Driver) unlimit(data string) error {
+	if d.quota == nil {
+		return nil
+	}
+	if st, err := os.Lstat(data); err != nil || !st.IsDir() {
+		return nil // what is not there, or no directory, has no limit
+	}
+	if err := d.quota.Forget(data); err != nil {
+		return fmt.Errorf("free the quota of %s: %w", data, err)
 	}
 	return nil
 }
@@ -183,7 +240,7 @@ func (d *Driver) Validate(name string, opts map[string]string) error {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q includes invalid characters for a local volume name, "+
 			"only %q are allowed. If you intended to pass a host directory, use absolute path", name, "[a-zA-Z0-9][a-zA-Z0-9_.-]"))
 	}
-	_, err := parseOptions(opts)
+	_, err := d.parseOptions(opts)
 	return err
 }
 
@@ -192,13 +249,13 @@ func (d *Driver) Stage(_ context.Context, name string, opts map[string]string) (
 	if err := d.Validate(name, opts); err != nil {
 		return nil, err
 	}
-	parsed, err := parseOptions(opts)
+	parsed, err := d.parseOptions(opts)
 	if err != nil {
 		return nil, err
 	}
 	s := &staged{driver: d, name: name, path: filepath.Join(d.stageDir, stagePrefix+ids.New()), options: parsed}
 	if err := s.fill(); err != nil {
-		_ = os.RemoveAll(s.path) // the first error is the one to report; Start sweeps the rest
+		_ = d.discard(s.path) // the first error is the one to report; Start sweeps the rest
 		return nil, err
 	}
 	return s, nil
@@ -221,6 +278,14 @@ func (s *staged) fill() error {
 	}
 	if s.options == nil {
 		return nil
+	}
+	if s.options.Quota.Size > 0 && !s.options.needsMount() { // what is mounted is limited where it is mounted
+		if err := s.driver.quota.Limit(data, s.options.Quota.Size); err != nil {
+			return fmt.Errorf("limit the size of volume %s: %w", s.name, err)
+		}
+		if err := fault.Point("volumes.local.limited"); err != nil {
+			return err
+		}
 	}
 	return s.options.save(s.path)
 }
@@ -252,11 +317,11 @@ func (s *staged) mergeInto(v *vol) error {
 			return err
 		}
 	}
-	return os.RemoveAll(s.path)
+	return s.driver.discard(s.path)
 }
 
 // Discard implements volumes.Staged.
-func (s *staged) Discard(context.Context) error { return os.RemoveAll(s.path) }
+func (s *staged) Discard(context.Context) error { return s.driver.discard(s.path) }
 
 func (d *Driver) volume(name string) (*vol, error) {
 	d.mu.Lock()

@@ -14,7 +14,6 @@ import (
 
 	"stated.dev/stated/volumes"
 	"stated.dev/stated/volumes/local"
-	"stated.dev/stated/volumes/volumetest"
 )
 
 // newRoot returns a volumes directory whose mounts are gone when the test ends.
@@ -22,7 +21,7 @@ func newRoot(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "volumes")
 	t.Cleanup(func() {
-		mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+		mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(filepath.Dir(dir)))
 		if err != nil {
 			t.Error(err)
 		}
@@ -69,19 +68,7 @@ var tmpfs = map[string]string{"type": "tmpfs", "device": "tmpfs", "o": "size=1m,
 func TestConformance(t *testing.T) {
 	for name, options := range map[string]map[string]string{"directory": nil, "tmpfs": tmpfs} {
 		t.Run(name, func(t *testing.T) {
-			dirs := map[volumes.Driver]string{}
-			volumetest.Run(t, volumetest.Harness{
-				Options: options,
-				New: func(t *testing.T) volumes.Driver {
-					dir := newRoot(t)
-					d := local.New(local.Options{Dir: dir})
-					dirs[d] = dir
-					return d
-				},
-				Reopen: func(_ *testing.T, old volumes.Driver) volumes.Driver {
-					return local.New(local.Options{Dir: dirs[old]})
-				},
-			})
+			conformance(t, filepath.Dir(newRoot(t)), options)
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/internal/atomicfile"
 )
@@ -54,7 +56,7 @@ func invalid(format string, args ...any) error {
 }
 
 // parseOptions reads what a user gave to create a volume, or returns nil when that is nothing.
-func parseOptions(given map[string]string) (*options, error) {
+func (d *Driver) parseOptions(given map[string]string) (*options, error) {
 	if len(given) == 0 {
 		return nil, nil
 	}
@@ -79,7 +81,7 @@ func parseOptions(given map[string]string) (*options, error) {
 		if err != nil {
 			return nil, invalid("%v", err)
 		}
-		if size > 0 { // project quotas are not supported
+		if size > 0 && d.quota == nil {
 			return nil, invalid("quota size requested but no quota support")
 		}
 		o.Quota.Size = uint64(size)
@@ -122,7 +124,7 @@ func (o *options) save(root string) error {
 // load reads the options, once.
 func (v *vol) load() {
 	v.once.Do(func() {
-		data, err := os.ReadFile(filepath.Join(v.root, optionsFile))
+		data, err := readRegular(filepath.Join(v.root, optionsFile))
 		if errors.Is(err, fs.ErrNotExist) {
 			return
 		}
@@ -133,4 +135,17 @@ func (v *vol) load() {
 			v.broken = fmt.Errorf("error while unmarshaling volume options for volume: %s: %w", v.name, err)
 		}
 	})
+}
+
+// readRegular reads a file that may turn out to be a pipe, for example, which would keep its reader waiting.
+func readRegular(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, errors.Join(err, fmt.Errorf("%s is not a file", path))
+	}
+	return io.ReadAll(f)
 }

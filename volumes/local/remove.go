@@ -10,9 +10,12 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/fault"
 )
 
-// PrepareRemove implements volumes.Driver. The token is the inode of the volume's directory and its time of birth.
+// PrepareRemove implements volumes.Driver. The token is the time of birth of the volume's directory and the kernel's
+// handle of it: times are coarse and inodes are used again, but not with the same generation, which the handle has.
 func (d *Driver) PrepareRemove(_ context.Context, name string) (string, error) {
 	v, err := d.volume(name)
 	if err != nil {
@@ -79,7 +82,11 @@ func (v *vol) token() string {
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("%d:%d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec)
+	token := fmt.Sprintf("%d:%d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec)
+	if handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, v.root, 0); err == nil { // some file systems have none
+		token += fmt.Sprintf(":%x", handle.Bytes())
+	}
+	return token
 }
 
 // Remove implements volumes.Driver: the data first, then the directory.
@@ -95,6 +102,12 @@ func (d *Driver) Remove(_ context.Context, name, token string) error {
 		return nil
 	}
 	if err := v.release(); err != nil {
+		return err
+	}
+	if err := d.unlimit(v.data()); err != nil {
+		return err
+	}
+	if err := fault.Point("volumes.local.unlimited"); err != nil {
 		return err
 	}
 	for _, path := range []string{v.data(), v.root} {
