@@ -321,7 +321,7 @@ func (i systemImages) Usage(ctx context.Context) ([]json.RawMessage, int64, erro
 
 func (d *Daemon) systemOptions() system.Options {
 	return system.Options{
-		ID: d.engineID, Version: d.cfg.Version, Root: d.cfg.Root, Debug: d.cfg.Debug, Experimental: d.cfg.Experimental,
+		ID: d.engineID, Version: d.cfg.Version, Root: d.cfg.Root, UserRemap: d.cfg.remap.on(), Debug: d.cfg.Debug, Experimental: d.cfg.Experimental,
 		LiveRestore: d.cfg.liveRestore(), NoNewPrivileges: d.cfg.NoNewPrivileges, PrivateCgroupns: d.host.CgroupVersion() == "2",
 		Labels: d.cfg.Labels, LogDriver: d.cfg.LogDriver, LogDrivers: []string{logs.JSONFile, logs.Local}, OpenAddresses: d.openAddresses(),
 		CgroupDriver: d.cgroupDriver(), SeccompProfile: cmp.Or(d.cfg.SeccompProfile, ocispec.SeccompBuiltin), InitPath: d.cfg.InitPath,

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/moby/sys/user"
 
 	apicontainers "stated.dev/stated/api/router/containers"
 	apiimages "stated.dev/stated/api/router/images"
@@ -82,6 +83,12 @@ type Daemon struct {
 func New(cfg Config, log *slog.Logger) (*Daemon, error) {
 	if err := cfg.fillAndCheck(); err != nil {
 		return nil, err
+	}
+	switch {
+	case cfg.remap.on():
+		log.Info("containers run as remapped users", "ranges", cfg.remap.name, "root", cfg.Root)
+	case cfg.UsernsRemap != "":
+		log.Warn("User namespaces: root cannot be remapped with itself; user namespaces are OFF")
 	}
 	d := &Daemon{cfg: cfg, log: log, host: sysinfo.Detect(), events: events.New()}
 	d.stack = NewStack(log, status,
@@ -194,6 +201,11 @@ func (d *Daemon) statePath(elem ...string) string {
 
 // prepareRoots makes the data and exec roots and takes the lock of the data root.
 func (d *Daemon) prepareRoots() error {
+	if d.cfg.remap.on() {
+		if err := d.cfg.prepareRemappedRoot(); err != nil {
+			return err
+		}
+	}
 	for _, dir := range []struct {
 		path string
 		mode fs.FileMode
@@ -284,7 +296,7 @@ func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
 	if len(report.Replayed) > 0 || len(report.Kept) > 0 {
 		d.log.Warn("the last daemon did not end cleanly", "replayed", report.Replayed, "kept", report.Kept)
 	}
-	if d.driver, err = graphdriver.Open(ctx, graphdriver.Options{Root: d.cfg.Root, Name: d.cfg.StorageDriver, Opts: d.cfg.StorageOpts}, builtin.Table()); err != nil {
+	if d.driver, err = graphdriver.Open(ctx, d.cfg.graphOptions(), builtin.Table()); err != nil {
 		return nil, err
 	}
 	opened.add(d.driver)
@@ -318,18 +330,24 @@ func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
 
 func (d *Daemon) openVolumes(ctx context.Context) (io.Closer, error) {
 	d.plugins = plugin.New(plugin.Options{})
-	opts := volumeOptions(d.cfg.Root)
+	opts := volumeOptions(d.cfg)
 	opts.Events, opts.References, opts.Finder = d.events, d.volumeUsers, d.plugins
 	var err error
 	d.volumes, err = volumes.Open(ctx, opts)
 	return d.volumes, err
 }
 
+// graphOptions are those of a data root's graph driver.
+func (c *Config) graphOptions() graphdriver.Options {
+	return graphdriver.Options{Root: c.Root, Name: c.StorageDriver, Opts: c.StorageOpts, IDMap: c.remap.ids}
+}
+
 // volumeOptions are those of a data root's volume store, without those who listen to it.
-func volumeOptions(root string) volumes.Options {
-	dir, state := filepath.Join(root, "volumes"), filepath.Join(root, stateDir, "volumes")
+func volumeOptions(cfg Config) volumes.Options {
+	dir, state := filepath.Join(cfg.Root, "volumes"), filepath.Join(cfg.Root, stateDir, "volumes")
+	uid, gid := cfg.remap.ids.RootPair()
 	return volumes.Options{Dir: dir, StateDir: state, Drivers: map[string]volumes.Driver{
-		volumes.DefaultDriver: local.New(local.Options{Dir: dir, StateDir: state}),
+		volumes.DefaultDriver: local.New(local.Options{Dir: dir, StateDir: state, UID: uid, GID: gid}),
 	}}
 }
 
@@ -367,11 +385,12 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 		return nil, fmt.Errorf("find stated-shim: %w", err)
 	}
 	dir := filepath.Join(d.cfg.Root, "containers")
-	if err := os.MkdirAll(dir, 0o710); err != nil {
+	uid, gid := d.cfg.remap.ids.RootPair()
+	if err := user.MkdirAllAndChown(dir, 0o710, os.Getuid(), gid); err != nil {
 		return nil, err
 	}
 	d.containers = containers.New(containers.Config{
-		Dir: dir, IndexPath: d.statePath("index"), ExecRoot: d.cfg.ExecRoot, Root: d.cfg.Root, LogDriver: d.cfg.LogDriver, LogOpts: d.cfg.LogOpts,
+		Dir: dir, IndexPath: d.statePath("index"), ExecRoot: d.cfg.ExecRoot, Root: d.cfg.Root, UID: uid, GID: gid, LogDriver: d.cfg.LogDriver, LogOpts: d.cfg.LogOpts,
 		CgroupDriver: driver, StopTimeout: defaultStop, Settings: d.settingsHost(driver), Host: d.ociHost(driver, shim),
 		LiveRestore: d.cfg.liveRestore(), Notifier: d.notifier, Sockets: d.socketPaths(),
 	}, containerLayers{d.layers}, containerImages{d.images}, containerVolumes{d.volumes}, containerNetworks{d.networks}, containerPins{pinDir(d.cfg.ExecRoot)}, d.runtime, d.journal, d.events, d.log)
@@ -478,7 +497,7 @@ func (d *Daemon) settingsHost(cgroupDriver string) settings.Host {
 	return settings.Host{
 		Info: info, SystemdCgroups: cgroupDriver == ocispec.CgroupDriverSystemd,
 		Runtimes: []string{"runc", "io.containerd.runc.v2"}, DefaultRuntime: "runc",
-		ShmSize: d.cfg.ShmSize, NoNewPrivileges: d.cfg.NoNewPrivileges,
+		ShmSize: d.cfg.ShmSize, NoNewPrivileges: d.cfg.NoNewPrivileges, Remapped: d.cfg.remap.on(),
 	}
 }
 
@@ -492,7 +511,7 @@ func (d *Daemon) ociHost(cgroupDriver, shim string) ocispec.Host {
 		CgroupDriver: cgroupDriver, CgroupParent: d.cfg.CgroupParent, InitPath: initPath, InitByDefault: d.cfg.Init,
 		SeccompSupported: d.host.Seccomp, SeccompProfile: d.cfg.SeccompProfile,
 		RecursiveReadOnly: d.host.RecursiveReadOnly, PingGroupRange: d.host.PingGroupRange, UnprivilegedPortStart: d.host.UnprivilegedPortStart,
-		DataRoot: d.cfg.Root,
+		DataRoot: d.cfg.Root, UIDMaps: d.cfg.remap.ids.UIDMaps, GIDMaps: d.cfg.remap.ids.GIDMaps,
 	}
 }
 

@@ -64,11 +64,14 @@ type Config struct {
 	Insecure        []string          `json:"insecure-registries,omitempty"`
 	Debug           bool              `json:"debug,omitempty"`
 	Experimental    bool              `json:"experimental,omitempty"`
+	UsernsRemap     string            `json:"userns-remap,omitempty"`
 
 	// ShimPath and RuncPath are set by the command, not by users: stated-shim is looked up beside the binary first.
 	ShimPath string `json:"-"`
 	RuncPath string `json:"-"`
 	Version  string `json:"-"`
+
+	remap remap // what UsernsRemap means
 }
 
 // AddressPool is a range that networks without a subnet are cut from.
@@ -145,6 +148,9 @@ func (c *Config) fillAndCheck() error {
 		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {
 			bad("--label %q is not of the form key=value", l)
 		}
+	}
+	if err := c.remapUsers(); err != nil {
+		bad("--userns-remap: %w", err)
 	}
 	return errors.Join(errs...)
 }

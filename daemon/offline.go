@@ -55,7 +55,7 @@ func HandBack(ctx context.Context, cfg Config, log *slog.Logger) (done []string,
 		done = append(done, "left "+path+" alone: somebody else has written it since")
 	}
 	// Opening the store brings its log into metadata.db and makes the directories that a power cut took.
-	store, err := volumes.Open(ctx, volumeOptions(cfg.Root))
+	store, err := volumes.Open(ctx, volumeOptions(cfg))
 	if err != nil {
 		return done, err
 	}
@@ -63,7 +63,7 @@ func HandBack(ctx context.Context, cfg Config, log *slog.Logger) (done []string,
 	for _, p := range store.Problems() {
 		done = append(done, fmt.Sprintf("volume %s: %s", cmp.Or(p.Volume, p.Driver), p.Text))
 	}
-	driver, err := graphdriver.Open(ctx, graphdriver.Options{Root: cfg.Root, Name: cfg.StorageDriver, Opts: cfg.StorageOpts}, builtin.Table())
+	driver, err := graphdriver.Open(ctx, cfg.graphOptions(), builtin.Table())
 	if err != nil {
 		return done, err
 	}

@@ -71,6 +71,7 @@ func daemonCommand() *cobra.Command {
 	f.BoolVar(&cfg.InsecureTCP, "insecure-tcp", false, "allow TCP without client certificates: whoever reaches the port is root on this host")
 	f.StringArrayVar(&cfg.RegistryMirrors, "registry-mirror", nil, "mirror of the default registry")
 	f.StringArrayVar(&cfg.Insecure, "insecure-registry", nil, "registry to reach without verified TLS")
+	f.StringVar(&cfg.UsernsRemap, "userns-remap", "", "user whose subordinate ids containers run with: default, USER, USER:GROUP, UID or UID:GID")
 	f.BoolVarP(&cfg.Debug, "debug", "D", false, "log at debug level")
 	cmd.PreRun = func(cmd *cobra.Command, _ []string) {
 		if cmd.Flags().Changed("live-restore") {

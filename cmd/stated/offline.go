@@ -40,6 +40,7 @@ func offlineCommand(cmd *cobra.Command, run func(context.Context, daemon.Config,
 	f.StringVar(&cfg.ExecRoot, "exec-root", "", "the daemon's exec root (default "+daemon.DefaultExecRoot+")")
 	f.StringVarP(&cfg.StorageDriver, "storage-driver", "s", "", "graph driver (default: by what the data root has)")
 	f.StringArrayVar(&cfg.StorageOpts, "storage-opt", nil, "graph driver option key=value")
+	f.StringVar(&cfg.UsernsRemap, "userns-remap", "", "the daemon's: user whose subordinate ids containers run with: default, USER, USER:GROUP, UID or UID:GID")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		merged, err := mergeConfig(cmd, cfg, configFile)
 		if err != nil {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # with-dockerd.sh DATA_ROOT COMMAND [ARG...]: run COMMAND while a real dockerd serves DATA_ROOT, with DOCKER_HOST set.
 # dockerd runs in a chroot of its own, in mount and network namespaces that COMMAND shares, and ends with it: it
-# touches nothing of this host but its cgroups. DOCKERD_FLAGS adds flags. Its log is DOCKERD_LOG, else thrown away.
+# touches nothing of this host but its cgroups. DOCKERD_FLAGS adds flags, and the files of the directory DOCKERD_ETC lie
+# over those of its /etc: then it has its mounts for itself, as the kernel makes no user namespace in a chroot. Its log is DOCKERD_LOG, else thrown away.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 if [ -z "${WITH_DOCKERD_INSIDE:-}" ]; then
@@ -22,8 +23,14 @@ mount --rbind /dev "$tree/dev"
 mount --bind "$run" "$tree/run"
 mount -t tmpfs tmpfs "$tree/tmp"
 mount --bind "$root" "$tree/var/lib/docker"
+enter=(chroot "$tree")
+if [ -n "${DOCKERD_ETC:-}" ]; then
+  mount -t overlay -o "lowerdir=$DOCKERD_ETC:$tree/etc" overlay "$tree/etc"
+  # shellcheck disable=SC2016 # the shell that runs it expands it
+  enter=(unshare -m --propagation unchanged sh -c 'cd "$0" && mkdir tmp/host && pivot_root . tmp/host && exec "$@"' "$tree")
+fi
 [ -L "$tree/var/run" ] || { rm -rf "$tree/var/run"; ln -sfn ../run "$tree/var/run"; }
-chroot "$tree" /usr/sbin/dockerd -H unix:///run/docker.sock ${DOCKERD_FLAGS:-} >"${DOCKERD_LOG:-/dev/null}" 2>&1 &
+"${enter[@]}" /usr/sbin/dockerd -H unix:///run/docker.sock ${DOCKERD_FLAGS:-} >"${DOCKERD_LOG:-/dev/null}" 2>&1 &
 daemon=$!
 end() {
   kill "$daemon" 2>/dev/null || true
