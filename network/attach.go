@@ -49,7 +49,7 @@ func (c *Controller) Attach(ctx context.Context, req sandbox.Request, joins []sa
 			return nil, err
 		}
 	} else {
-		if err := netns.Create(b.key, nil); err != nil {
+		if err := makeNamespace(b); err != nil {
 			return nil, err
 		}
 		undo.add(func() error { return netns.Remove(b.key) })
@@ -120,6 +120,14 @@ func (c *Controller) Join(ctx context.Context, req sandbox.JoinRequest) (_ *sand
 	c.writeZones(ctx, networksOf(planned)...)
 	c.announce(planned, events.ActionConnect, b.containerID)
 	return planned[0].describe(), nil
+}
+
+// makeNamespace gives the sandbox its network namespace: the one that was asked for, or a new one.
+func makeNamespace(b *box) error {
+	if b.req.NetNS != "" {
+		return netns.Take(b.key, b.req.NetNS)
+	}
+	return netns.Create(b.key, nil)
 }
 
 func errNoSandbox(id string) error {

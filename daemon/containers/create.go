@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/sys/user"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	api "stated.dev/stated/api/router/containers"
@@ -133,7 +134,7 @@ func (s *Service) createLayer(ctx context.Context, r *Record, img Image, others 
 			}
 			changes = append(changes, written(append(files, others...))...)
 			dir := filepath.Join(s.cfg.Dir, r.ID)
-			if err := makeContainerDir(dir); err != nil {
+			if err := s.makeContainerDir(dir); err != nil {
 				return err
 			}
 			if err := s.journal.Commit(ctx, changes...); err != nil {
@@ -162,12 +163,11 @@ func removed(dirs []string) []journal.Change {
 }
 
 // makeContainerDir makes a container's directory as Docker has it, without documents yet.
-func makeContainerDir(dir string) error {
-	checkpoints := filepath.Join(dir, "checkpoints")
-	if err := os.MkdirAll(checkpoints, 0o710); err != nil {
+func (s *Service) makeContainerDir(dir string) error {
+	if err := s.passableDir(dir); err != nil {
 		return err
 	}
-	return os.Chmod(checkpoints, 0o700)
+	return user.MkdirAndChown(filepath.Join(dir, "checkpoints"), 0o700, os.Getuid(), os.Getgid())
 }
 
 // removeUnrecorded takes a directory of makeContainerDir away when nothing was put into it: a create ended before its

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/sys/user"
 	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 
@@ -228,6 +229,7 @@ func (s *Service) prepareBind(m *mountpoint.MountPoint, mountLabel string) error
 	return relabel(m, m.Source, mountLabel)
 }
 
+// makeSource makes a source that is missing. It belongs to root as the container sees it.
 func (s *Service) makeSource(m *mountpoint.MountPoint) error {
 	if slices.Contains(s.cfg.Sockets, m.Source) && (s.closing.Load() || s.ctx.Err() != nil) {
 		// A directory in place of the socket would keep the next daemon from listening.
@@ -242,7 +244,7 @@ func (s *Service) makeSource(m *mountpoint.MountPoint) error {
 	case m.SkipMountpointCreation:
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source))
 	}
-	if err := os.MkdirAll(m.Source, 0o755); err != nil {
+	if err := user.MkdirAllAndChown(m.Source, 0o755, s.cfg.UID, s.cfg.GID, user.WithOnlyNew); err != nil {
 		return fmt.Errorf("error while creating mount source path '%s': %w", m.Source, err)
 	}
 	return nil
@@ -306,11 +308,15 @@ func (s *Service) mountShm(r *Record) (string, error) {
 		return "", nil
 	}
 	path := filepath.Join(s.cfg.Dir, r.ID, "mounts", "shm")
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	err := s.passableDir(filepath.Dir(path))
+	if err == nil {
+		err = user.MkdirAndChown(path, 0o700, s.cfg.UID, s.cfg.GID)
+	}
+	if err != nil {
 		return "", fmt.Errorf("make /dev/shm: %w", err)
 	}
 	size := cmp.Or(r.HostConfig.ShmSize, settings.DefaultShmSize)
-	options := "mode=1777,size=" + strconv.FormatInt(size, 10)
+	options := fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", size, s.cfg.UID, s.cfg.GID)
 	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return "", fmt.Errorf("mount /dev/shm: %w", err)
 	}

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,15 +69,16 @@ func (h *holder) ReleasePorts(ctx context.Context, endpointID string) error {
 	return task.ReleasePorts(ctx, endpointID)
 }
 
-// attachNetworks makes the container's sandbox with an endpoint on each of its networks. It returns nil for a
-// container that uses another one's.
-func (s *Service) attachNetworks(ctx context.Context, r *Record, h sandbox.PortHolder) (*sandbox.Sandbox, error) {
+// attachNetworks makes the container's sandbox with an endpoint on each of its networks, in the network namespace at
+// netns, or in a new one. It returns nil for a container that uses another one's.
+func (s *Service) attachNetworks(ctx context.Context, r *Record, h sandbox.PortHolder, netns string) (*sandbox.Sandbox, error) {
 	if r.HostConfig.NetworkMode.IsContainer() {
 		return nil, nil
 	}
 	req := sandbox.Request{
 		ContainerID: r.ID,
 		Host:        r.HostConfig.NetworkMode.IsHost(),
+		NetNS:       netns,
 		DNS:         r.HostConfig.DNS,
 		DNSSearch:   r.HostConfig.DNSSearch,
 		DNSOptions:  r.HostConfig.DNSOptions,
@@ -270,13 +270,14 @@ func (s *Service) writeNetworkFiles(ctx context.Context, r *Record, sb *sandbox.
 	if r.HostConfig.NetworkMode.IsContainer() {
 		return nil, nil
 	}
+	write := s.fileWriter(r)
 	if !files.hostname.foreign {
-		if err := atomicfile.WriteNoSync(r.HostnamePath, []byte(r.Config.Hostname+"\n"), 0o644); err != nil {
+		if err := write(r.HostnamePath, []byte(r.Config.Hostname+"\n")); err != nil {
 			return nil, err
 		}
 	}
 	if !files.hosts.foreign {
-		if err := atomicfile.WriteNoSync(r.HostsPath, hostsFile(r, sb), 0o644); err != nil {
+		if err := write(r.HostsPath, hostsFile(r, sb)); err != nil {
 			return nil, err
 		}
 	}
@@ -285,7 +286,7 @@ func (s *Service) writeNetworkFiles(ctx context.Context, r *Record, sb *sandbox.
 		return nil, err
 	}
 	if !files.resolvConf.foreign {
-		if err := writeResolvConf(r.ResolvConfPath, resolver.ResolvConf); err != nil {
+		if err := writeResolvConf(r.ResolvConfPath, resolver.ResolvConf, write); err != nil {
 			return nil, err
 		}
 	}
@@ -293,7 +294,7 @@ func (s *Service) writeNetworkFiles(ctx context.Context, r *Record, sb *sandbox.
 }
 
 // writeResolvConf replaces the file unless its digest says that the user has edited it.
-func writeResolvConf(path string, text []byte) error {
+func writeResolvConf(path string, text []byte, write fileWriter) error {
 	hashPath := path + ".hash"
 	have, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -307,7 +308,7 @@ func writeResolvConf(path string, text []byte) error {
 			return nil
 		}
 	}
-	if err := atomicfile.WriteNoSync(path, text, 0o644); err != nil {
+	if err := write(path, text); err != nil {
 		return err
 	}
 	return atomicfile.WriteNoSync(hashPath, []byte(digest.FromBytes(text).String()), 0o644)
@@ -529,7 +530,9 @@ func (s *Service) netns(r *Record, sb *sandbox.Sandbox) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return filepath.Join("/proc", strconv.Itoa(other.State.Pid), "ns/net"), nil
+		return processNamespace(other.State.Pid, "net"), nil
+	case sb == nil:
+		return "", nil // the runtime makes it
 	}
 	return sb.Key, nil
 }

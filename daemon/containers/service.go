@@ -32,6 +32,8 @@ type Config struct {
 	IndexPath string // the rebuildable summary of all records
 	ExecRoot  string
 	Root      string // the data root, for the rule on binds of it
+	// UID and GID are root's in containers with remapped users, and own what the daemon makes for containers to use.
+	UID, GID  int
 	LogDriver string // default log driver
 	LogOpts   map[string]string
 	// Host is what the daemon and the machine contribute to every container's runtime spec.

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -102,6 +101,15 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 		}
 	}()
 	took := newTimeline()
+	attach := func(netns string) (err error) {
+		if sb, err = s.attachNetworks(ctx, rec, h, netns); err != nil || sb == nil {
+			return err
+		}
+		failed(func() error { return s.networks.Release(ctx, sb.ID) })
+		took.mark("network")
+		return nil
+	}
+	late := s.ownsNetwork(rec)
 
 	// The shim, the root file system with its mounts, and the network do not wait for each other.
 	var branches errgroup.Group
@@ -136,13 +144,11 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 		took.mark("root")
 		return nil
 	})
-	branches.Go(func() (err error) {
-		if sb, err = s.attachNetworks(ctx, rec, h); err != nil || sb == nil {
-			return err
+	branches.Go(func() error {
+		if late {
+			return nil
 		}
-		failed(func() error { return s.networks.Release(ctx, sb.ID) })
-		took.mark("network")
-		return nil
+		return attach("")
 	})
 	if err := branches.Wait(); err != nil {
 		return err
@@ -165,7 +171,12 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.setupNames(ctx, rec, sb, plan, task); err != nil {
+	if late {
+		err = s.touchNetworkFiles(rec, plan.files)
+	} else {
+		err = s.setupNames(ctx, rec, sb, plan, task)
+	}
+	if err != nil {
 		return err
 	}
 	spec, err := s.buildSpec(ctx, rec, root, shmPath, netns, plan)
@@ -180,6 +191,15 @@ func (s *Service) start(ctx context.Context, c *Container) (err error) {
 	}
 	if err := fault.Point("containers.start.created"); err != nil {
 		return err
+	}
+	if late {
+		if err := attach(processNamespace(pid, "net")); err != nil {
+			return err
+		}
+		netns = sb.Key
+		if err := s.setupNames(ctx, rec, sb, plan, task); err != nil {
+			return err
+		}
 	}
 	if err := task.Start(ctx); err != nil {
 		return translateStartError(err, rec.Path)
@@ -291,7 +311,7 @@ func (s *Service) spawn(ctx context.Context, c *Container, r *Record) (runtime.T
 	}
 	req := runtime.SpawnRequest{
 		ID: r.ID, Tty: r.Config.Tty, OpenStdin: r.Config.OpenStdin, StdinOnce: r.Config.StdinOnce,
-		Log: logCfg, CgroupDriver: s.cfg.CgroupDriver,
+		Log: logCfg, CgroupDriver: s.cfg.CgroupDriver, UID: s.cfg.UID, GID: s.cfg.GID,
 	}
 	task, err := s.runtime.Spawn(ctx, req)
 	if errdefs.IsAlreadyExists(err) {
@@ -423,12 +443,19 @@ func (s *Service) buildSpec(ctx context.Context, r *Record, root, shmPath, netns
 		},
 		Host: s.cfg.Host,
 	}
+	if mode := r.HostConfig.NetworkMode; mode.IsContainer() {
+		peer, err := s.runningPeer(mode.ConnectedContainer(), "network")
+		if err != nil {
+			return nil, err
+		}
+		in.Join.User = s.peerUsers(r, peer)
+	}
 	if mode := r.HostConfig.PidMode; mode.IsContainer() {
 		peer, err := s.runningPeer(mode.Container(), "PID")
 		if err != nil {
 			return nil, err
 		}
-		in.Join.PID = filepath.Join("/proc", strconv.Itoa(peer.State.Pid), "ns/pid")
+		in.Join.PID, in.Join.User = processNamespace(peer.State.Pid, "pid"), s.peerUsers(r, peer)
 	}
 	switch mode := r.HostConfig.IpcMode; {
 	case mode.IsContainer():
@@ -439,7 +466,7 @@ func (s *Service) buildSpec(ctx context.Context, r *Record, root, shmPath, netns
 		if !needsShm(peer) {
 			return nil, errdefs.ErrInvalidArgument.WithMessage("can't join IPC of container " + ids.Short(peer.ID) + ": non-shareable IPC (hint: use IpcMode:shareable for the donor container)")
 		}
-		in.Join.IPC = filepath.Join("/proc", strconv.Itoa(peer.State.Pid), "ns/ipc")
+		in.Join.IPC, in.Join.User = processNamespace(peer.State.Pid, "ipc"), s.peerUsers(r, peer)
 		in.ShmPath = filepath.Join(s.cfg.Dir, peer.ID, "mounts", "shm")
 	case mode.IsHost():
 		if _, err := os.Stat("/dev/shm"); err != nil {
@@ -454,6 +481,11 @@ func (s *Service) buildSpec(ctx context.Context, r *Record, root, shmPath, netns
 	if err != nil {
 		return nil, err // about what the user asked for, in Docker's words
 	}
+	if s.ownsNetwork(r) {
+		for key := range networkSysctls(r.HostConfig.Sysctls) {
+			delete(spec.Linux.Sysctl, key) // set once the interfaces that they may name are there
+		}
+	}
 	return spec, nil
 }
 
@@ -462,7 +494,7 @@ func (s *Service) ensureWorkdir(r *Record, root string) error {
 	if r.Config.WorkingDir == "" {
 		return nil
 	}
-	if err := ocispec.EnsureWorkdir(root, r.Config.WorkingDir, 0, 0); err != nil {
+	if err := ocispec.EnsureWorkdir(root, r.Config.WorkingDir, s.cfg.UID, s.cfg.GID); err != nil {
 		return fmt.Errorf("make the working directory: %w", err)
 	}
 	return nil

@@ -100,7 +100,7 @@ func TestResolvConf(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := writeResolvConf(path, []byte(step.write)); err != nil {
+		if err := writeResolvConf(path, []byte(step.write), func(path string, text []byte) error { return os.WriteFile(path, text, 0o644) }); err != nil {
 			t.Fatal(err)
 		}
 		if got := read(); got != step.want {

@@ -46,6 +46,8 @@ type SpawnRequest struct {
 	Log       LogConfig
 	// CgroupDriver is "cgroupfs" or "systemd".
 	CgroupDriver string
+	// UID and GID own the pipes of the container's processes, so that its root may open them again by /dev/stdout.
+	UID, GID int
 }
 
 // LogConfig says where the shim writes the container's output.

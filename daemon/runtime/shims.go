@@ -221,6 +221,8 @@ func (r *Shims) startShim(dir string, lock *os.File, req SpawnRequest) (pid int,
 		Tty:           req.Tty,
 		OpenStdin:     req.OpenStdin,
 		StdinOnce:     req.StdinOnce,
+		UID:           req.UID,
+		GID:           req.GID,
 		Log:           shimapi.Log(req.Log),
 	})
 	if err != nil {

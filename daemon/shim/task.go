@@ -84,6 +84,8 @@ func (s *Shim) fillCreate(r *taskapi.CreateTaskRequest) error {
 		BinaryName:    s.cfg.RuncPath,
 		Root:          s.cfg.ExecRoot, // the service appends the namespace
 		SystemdCgroup: s.cfg.SystemdCgroup,
+		IoUid:         uint32(s.cfg.UID),
+		IoGid:         uint32(s.cfg.GID),
 	})
 	if err != nil {
 		return err

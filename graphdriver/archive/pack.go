@@ -154,11 +154,14 @@ func (p *packer) opened(name string, fd int) error {
 		ModTime: time.Unix(st.Mtim.Unix()),
 		Format:  tar.FormatPAX,
 	}
+	if p.opt.Overlay && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 {
+		return p.whiteout(name, hdr.ModTime) // the kernel's own, whoever the users are
+	}
 	var err error
 	hdr.Uid, hdr.Gid = int(st.Uid), int(st.Gid)
 	if !p.opt.IDMap.Empty() {
 		if hdr.Uid, hdr.Gid, err = p.opt.IDMap.ToContainer(hdr.Uid, hdr.Gid); err != nil {
-			return err
+			return fmt.Errorf("its owner %d:%d is none of the remapped users: %w", st.Uid, st.Gid, err)
 		}
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -178,9 +181,6 @@ func (p *packer) opened(name string, fd int) error {
 	case unix.S_IFIFO:
 		hdr.Typeflag = tar.TypeFifo
 	case unix.S_IFCHR, unix.S_IFBLK:
-		if p.opt.Overlay && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 {
-			return p.whiteout(name, hdr.ModTime)
-		}
 		hdr.Typeflag = tar.TypeChar
 		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
 			hdr.Typeflag = tar.TypeBlock
@@ -243,9 +243,24 @@ func (p *packer) xattrs(hdr *tar.Header, fd int) (opaque bool, err error) {
 		if hdr.PAXRecords == nil {
 			hdr.PAXRecords = map[string]string{}
 		}
-		hdr.PAXRecords[xattrRecord+key] = string(p.buf[:n])
+		value := p.buf[:n]
+		if key == "security.capability" {
+			value = globalCapability(value)
+		}
+		hdr.PAXRecords[xattrRecord+key] = string(value)
 	}
 	return opaque, nil
+}
+
+// globalCapability takes the user namespace out of a file's capabilities (revision 3 of vfs_cap_data in
+// linux/capability.h): its root's id on this host means nothing anywhere else.
+func globalCapability(value []byte) []byte {
+	const revisionAt, size2, size3 = 3, 20, 24
+	if len(value) == size3 && value[revisionAt] == 3 {
+		value[revisionAt] = 2
+		return value[:size2]
+	}
+	return value
 }
 
 // contents packs a regular file. One that grows meanwhile is cut where it ended, and one that shrinks is an error.

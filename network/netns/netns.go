@@ -48,6 +48,26 @@ func Create(path string, setup func() error) error {
 	return nil
 }
 
+// Take gives the namespace at from, such as /proc/PID/ns/net, a name at path, and brings its loopback interface up. A
+// file that is in the way is an error that satisfies errors.Is(err, fs.ErrExist).
+func Take(path, from string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return fmt.Errorf("take network namespace: %w", err)
+	}
+	_ = f.Close() // only the name is needed
+	if err = unix.Mount(from, path, "bind", unix.MS_BIND, ""); err == nil && !Exists(path) {
+		err = errors.New("it is not a namespace")
+	}
+	if err == nil {
+		err = Do(path, loopbackUp)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("take network namespace %s: %w", from, err), Remove(path))
+	}
+	return nil
+}
+
 // Bind gives the namespace of the calling process a name at path, unless it has it already.
 func Bind(path string) error {
 	if Exists(path) {

@@ -12,6 +12,8 @@ type Request struct {
 	ContainerID string
 	// Host says to use the host's network namespace: no namespace is made.
 	Host bool
+	// NetNS is the path of a network namespace to use, such as that of a process; empty: a new one is made.
+	NetNS string
 	// DNS, search domains and options that the user set on the container; they win over the host's.
 	DNS        []netip.Addr
 	DNSSearch  []string

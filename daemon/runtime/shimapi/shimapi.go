@@ -64,6 +64,7 @@ type Config struct {
 	Tty           bool
 	OpenStdin     bool
 	StdinOnce     bool
+	UID, GID      int // of the processes' pipes
 	Log           Log
 }
 
