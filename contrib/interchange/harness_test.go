@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 type root struct {
 	t   *testing.T
 	dir string // the data root is dir/data
+	etc string // with remapped users: the directory of their files
 }
 
 // newRoot makes an empty data root, which both daemons see at dataRoot.
@@ -51,6 +52,15 @@ func newRoot(t *testing.T) *root {
 		t.Fatal(err)
 	}
 	r.bind()
+	return r
+}
+
+// newRemappedRoot makes an empty data root for daemons that remap users.
+func newRemappedRoot(t *testing.T) *root {
+	t.Helper()
+	etc := scratch.AddRemapUser(t)
+	r := newRoot(t)
+	r.etc = etc
 	return r
 }
 
@@ -90,7 +100,11 @@ type engine struct {
 // dockerd runs a real dockerd on the root until stop.
 func (r *root) dockerd() *engine {
 	r.t.Helper()
-	d := scratch.StartDockerd(r.t, r.data(), filepath.Join(r.dir, "dockerd.log"))
+	var env []string
+	if r.etc != "" {
+		env = []string{"DOCKERD_ETC=" + r.etc, "DOCKERD_FLAGS=--userns-remap " + scratch.RemapUser}
+	}
+	d := scratch.StartDockerd(r.t, r.data(), filepath.Join(r.dir, "dockerd.log"), env...)
 	return &engine{t: r.t, name: "dockerd", socket: d.Socket, end: func(syscall.Signal) { d.End() }}
 }
 
@@ -106,6 +120,9 @@ func (r *root) stated(flags ...string) *engine {
 
 // tryStated is stated for a root on which it may refuse to start.
 func (r *root) tryStated(flags ...string) (*engine, error) {
+	if r.etc != "" {
+		flags = append(flags, "--userns-remap", scratch.RemapUser)
+	}
 	l := scratch.Launch{
 		Roots:  testenv.Roots{Data: dataRoot, Exec: filepath.Join(r.dir, "exec")},
 		Socket: filepath.Join(r.dir, "stated.sock"),

@@ -3,6 +3,7 @@ package interchange
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"os"
@@ -10,11 +11,20 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // TestAdopt lets dockerd write a root, stated read it, change it and leave it, and dockerd go on with it.
-func TestAdopt(t *testing.T) {
-	r := newRoot(t)
+func TestAdopt(t *testing.T) { testAdopt(t, newRoot(t), "") }
+
+// TestAdoptRemapped is TestAdopt with remapped users, whose data root lies in the other.
+func TestAdoptRemapped(t *testing.T) { testAdopt(t, newRemappedRoot(t), remappedDir) }
+
+// remappedDir is the data root of remapped users in that of the daemon.
+var remappedDir = fmt.Sprintf("%d.%d/", scratch.RemapUID, scratch.RemapGID)
+
+func testAdopt(t *testing.T, r *root, dir string) {
 	d := r.dockerd()
 	populate(d)
 	before := d.take()
@@ -40,7 +50,7 @@ func TestAdopt(t *testing.T) {
 	last := d.take()
 	d.stop()
 	for _, c := range []string{"image", "overlay2", "volumes"} {
-		if changed[c] == "" {
+		if changed[dir+c] == "" {
 			t.Errorf("%s is not in the data root", c)
 		}
 	}
@@ -52,8 +62,12 @@ func TestAdopt(t *testing.T) {
 }
 
 // TestHandOver lets stated write a root from nothing, and dockerd read it, change it and leave it.
-func TestHandOver(t *testing.T) {
-	r := newRoot(t)
+func TestHandOver(t *testing.T) { testHandOver(t, newRoot(t)) }
+
+// TestHandOverRemapped is TestHandOver with remapped users.
+func TestHandOverRemapped(t *testing.T) { testHandOver(t, newRemappedRoot(t)) }
+
+func testHandOver(t *testing.T, r *root) {
 	s := r.stated()
 	populate(s)
 	before := s.take()
@@ -167,6 +181,7 @@ func clean(e *engine) {
 // volatile names what may change when nothing is changed: own files, databases that are rewritten in place with the
 // same records, and what dockerd keeps for others.
 func volatile(rel string) bool {
+	rel = strings.TrimPrefix(rel, remappedDir)
 	top, _, _ := strings.Cut(rel, "/")
 	switch top {
 	case ".stated", "buildkit", "containerd", "plugins", "runtimes", "swarm", "tmp":

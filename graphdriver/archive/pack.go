@@ -21,7 +21,8 @@ type PackOptions struct {
 	// Overlay turns overlayfs's marks into whiteouts. OpaqueXattr is the attribute of opaque directories.
 	Overlay     bool
 	OpaqueXattr string
-	IDMap       user.IdentityMapping // from the host's owners to the tar's
+	// IDMap translates the host's owners to the tar's. What belongs to nobody in it is packed as the container sees it.
+	IDMap user.IdentityMapping
 }
 
 // PackTree returns an uncompressed tar of everything below dir but dir itself, ordered by path. dir may be that of a
@@ -157,13 +158,7 @@ func (p *packer) opened(name string, fd int) error {
 	if p.opt.Overlay && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 {
 		return p.whiteout(name, hdr.ModTime) // the kernel's own, whoever the users are
 	}
-	var err error
-	hdr.Uid, hdr.Gid = int(st.Uid), int(st.Gid)
-	if !p.opt.IDMap.Empty() {
-		if hdr.Uid, hdr.Gid, err = p.opt.IDMap.ToContainer(hdr.Uid, hdr.Gid); err != nil {
-			return fmt.Errorf("its owner %d:%d is none of the remapped users: %w", st.Uid, st.Gid, err)
-		}
-	}
+	hdr.Uid, hdr.Gid = p.owner(&st)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		hdr.Typeflag = tar.TypeDir
@@ -211,6 +206,26 @@ func (p *packer) opened(name string, fd int) error {
 		return p.out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name + "/" + whiteoutOpaque, Mode: hdr.Mode & 0o777, Uid: hdr.Uid, Gid: hdr.Gid, ModTime: hdr.ModTime.Truncate(time.Second)})
 	}
 	return nil
+}
+
+// overflowID is whom a container sees as the owner of what belongs to none of its users: the kernel's default.
+const overflowID = 65534
+
+// owner is a file's owner as the container sees it.
+func (p *packer) owner(st *unix.Stat_t) (uid, gid int) {
+	ids := p.opt.IDMap
+	if ids.Empty() {
+		return int(st.Uid), int(st.Gid)
+	}
+	rootUID, rootGID := ids.RootPair()
+	uid, _, err := ids.ToContainer(int(st.Uid), rootGID)
+	if err != nil {
+		uid = overflowID
+	}
+	if _, gid, err = ids.ToContainer(rootUID, int(st.Gid)); err != nil {
+		gid = overflowID
+	}
+	return uid, gid
 }
 
 // xattrs adds the extended attributes that belong to a layer: capabilities and those of users. It reports whether

@@ -24,12 +24,12 @@ type Dockerd struct {
 	ended  bool // End was called
 }
 
-// StartDockerd starts a dockerd on a data root and waits until it serves. What it prints goes to the file log. It ends
-// with the test at the latest.
-func StartDockerd(t *testing.T, root, log string) *Dockerd {
+// StartDockerd starts a dockerd on a data root and waits until it serves. What it prints goes to the file log. The
+// variables are for with-dockerd.sh. It ends with the test at the latest.
+func StartDockerd(t *testing.T, root, log string, env ...string) *Dockerd {
 	t.Helper()
 	d := &Dockerd{t: t, cmd: exec.Command("../env/with-dockerd.sh", root, "sh", "-c", `echo "$DOCKER_HOST"; read -r _ || true`), log: log}
-	d.cmd.Env = append(os.Environ(), "DOCKERD_LOG="+log)
+	d.cmd.Env = append(append(os.Environ(), "DOCKERD_LOG="+log), env...)
 	d.cmd.Stderr = &d.stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := d.cmd.StdinPipe()
