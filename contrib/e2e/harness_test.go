@@ -25,7 +25,14 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	etc, err := scratch.AddRemapUser()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(etc) // in a temporary directory
+	os.Exit(code)
 }
 
 // host is one on which docker commands are tried.

@@ -34,14 +34,25 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	etc, err := scratch.AddRemapUser()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	remappedEtc = etc
+	code := m.Run()
+	_ = os.RemoveAll(etc) // in a temporary directory
+	os.Exit(code)
 }
+
+// remappedEtc has the files of scratch.RemapUser, for daemons that see another /etc. TestMain sets it.
+var remappedEtc string
 
 // root is a data root on which one daemon after the other runs.
 type root struct {
-	t   *testing.T
-	dir string // the data root is dir/data
-	etc string // with remapped users: the directory of their files
+	t        *testing.T
+	dir      string // the data root is dir/data
+	remapped bool   // both daemons remap users
 }
 
 // newRoot makes an empty data root, which both daemons see at dataRoot.
@@ -58,9 +69,8 @@ func newRoot(t *testing.T) *root {
 // newRemappedRoot makes an empty data root for daemons that remap users.
 func newRemappedRoot(t *testing.T) *root {
 	t.Helper()
-	etc := scratch.AddRemapUser(t)
 	r := newRoot(t)
-	r.etc = etc
+	r.remapped = true
 	return r
 }
 
@@ -101,8 +111,8 @@ type engine struct {
 func (r *root) dockerd() *engine {
 	r.t.Helper()
 	var env []string
-	if r.etc != "" {
-		env = []string{"DOCKERD_ETC=" + r.etc, "DOCKERD_FLAGS=--userns-remap " + scratch.RemapUser}
+	if r.remapped {
+		env = []string{"DOCKERD_ETC=" + remappedEtc, "DOCKERD_FLAGS=--userns-remap " + scratch.RemapUser}
 	}
 	d := scratch.StartDockerd(r.t, r.data(), filepath.Join(r.dir, "dockerd.log"), env...)
 	return &engine{t: r.t, name: "dockerd", socket: d.Socket, end: func(syscall.Signal) { d.End() }}
@@ -120,7 +130,7 @@ func (r *root) stated(flags ...string) *engine {
 
 // tryStated is stated for a root on which it may refuse to start.
 func (r *root) tryStated(flags ...string) (*engine, error) {
-	if r.etc != "" {
+	if r.remapped {
 		flags = append(flags, "--userns-remap", scratch.RemapUser)
 	}
 	l := scratch.Launch{

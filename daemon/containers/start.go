@@ -481,11 +481,6 @@ func (s *Service) buildSpec(ctx context.Context, r *Record, root, shmPath, netns
 	if err != nil {
 		return nil, err // about what the user asked for, in Docker's words
 	}
-	if s.ownsNetwork(r) {
-		for key := range networkSysctls(r.HostConfig.Sysctls) {
-			delete(spec.Linux.Sysctl, key) // set once the interfaces that they may name are there
-		}
-	}
 	return spec, nil
 }
 

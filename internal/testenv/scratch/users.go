@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,33 +17,40 @@ const (
 	RemapGID  = 600000
 )
 
-// AddRemapUser lets this process see RemapUser until the end of the test: the files of users lie over those of /etc, in
-// the mount namespace that the test binary has for itself. It returns the directory that they are in.
-func AddRemapUser(t *testing.T) string {
-	t.Helper()
-	dir := filepath.Join(Dir(t), "etc")
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+// AddRemapUser lets the test binary, which has a mount namespace of its own, see RemapUser: the files of users lie over
+// those of /etc from now on. It returns the directory that they are in, which the caller removes at the end.
+func AddRemapUser() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "stated-test-etc-"); err != nil {
+		return "", err
 	}
-	must(os.Mkdir(dir, 0o755))
+	if err = os.Chmod(dir, 0o755); err == nil {
+		err = layUsers(dir)
+	}
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("add the user %s: %w", RemapUser, err), os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+func layUsers(dir string) error {
 	for name, line := range map[string]string{
 		"passwd": RemapUser + ":x:4711:4711::/:/bin/false\n", "group": RemapUser + ":x:4711:\n",
 		"subuid": fmt.Sprintf("%s:%d:65536\n", RemapUser, RemapUID), "subgid": fmt.Sprintf("%s:%d:65536\n", RemapUser, RemapGID),
-		"hosts": "", "hostname": "", "resolv.conf": "", // which may be mounted over those of /etc
+		"hosts": "", "hostname": "", "resolv.conf": "", // these may be mounted over those of /etc
 	} {
 		text, err := os.ReadFile(filepath.Join("/etc", name))
-		if errors.Is(err, fs.ErrNotExist) && line == "" {
-			continue
+		if errors.Is(err, fs.ErrNotExist) {
+			if line == "" {
+				continue
+			}
+			err = nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			must(err)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), append(text, line...), 0o644)
 		}
-		must(os.WriteFile(filepath.Join(dir, name), append(text, line...), 0o644))
+		if err != nil {
+			return err
+		}
 	}
-	must(unix.Mount("overlay", "/etc", "overlay", unix.MS_RDONLY, "lowerdir="+dir+":/etc"))
-	t.Cleanup(func() { must(unix.Unmount("/etc", unix.MNT_DETACH)) })
-	return dir
+	return unix.Mount("overlay", "/etc", "overlay", unix.MS_RDONLY, "lowerdir="+dir+":/etc")
 }
