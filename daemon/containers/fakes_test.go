@@ -37,6 +37,7 @@ type host struct {
 	pins      map[string]bool            // paths
 	sandboxes map[string]string          // id -> container
 	active    map[string]string          // what the last Restore was told
+	attached  sandbox.Request            // the last one
 	events    []string
 
 	full atomic.Bool // no record can be written
@@ -331,7 +332,7 @@ func (n fakeNetworks) CheckEndpoint(string, ...netip.Addr) error { return nil }
 func (n fakeNetworks) Attach(_ context.Context, req sandbox.Request, _ []sandbox.JoinRequest) (*sandbox.Sandbox, error) {
 	sb := &sandbox.Sandbox{ID: ids.New(), Key: "/run/netns/fake"}
 	return sb, n.do("Attach", func() error {
-		n.sandboxes[sb.ID] = req.ContainerID
+		n.sandboxes[sb.ID], n.attached = req.ContainerID, req
 		return nil
 	})
 }

@@ -11,12 +11,14 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/sys/user"
 
 	api "stated.dev/stated/api/router/containers"
 	"stated.dev/stated/api/types"
 	"stated.dev/stated/daemon/containers"
 	"stated.dev/stated/daemon/containers/settings"
 	"stated.dev/stated/daemon/journal"
+	"stated.dev/stated/daemon/runtime/ocispec"
 	"stated.dev/stated/daemon/runtime/runtimetest"
 )
 
@@ -27,7 +29,8 @@ type bench struct {
 	host *host
 	rt   *runtimetest.Fake
 	*containers.Service
-	j *journal.Journal
+	j   *journal.Journal
+	ids user.IdentityMapping // of the daemon's next start
 }
 
 // bubble runs a test on a clock of its own, with a host in a temporary directory.
@@ -63,7 +66,9 @@ func (b *bench) begin() {
 	if b.j, _, err = journal.Open(b.root, filepath.Join(b.root, ".stated"), slog.New(slog.DiscardHandler)); err != nil {
 		b.Fatal(err)
 	}
+	uid, gid := b.ids.RootPair()
 	b.Service = containers.New(containers.Config{
+		UID: uid, GID: gid, Host: ocispec.Host{UIDMaps: b.ids.UIDMaps, GIDMaps: b.ids.GIDMaps},
 		Dir: filepath.Join(b.root, "containers"), IndexPath: filepath.Join(b.root, ".stated", "index"), Root: b.root, ExecRoot: b.root,
 		Sockets: []string{filepath.Join(b.root, "api.sock")}, LogDriver: "none", StopTimeout: 10 * time.Second, LiveRestore: true, CgroupDriver: "cgroupfs",
 		Settings: settings.Host{Runtimes: []string{"runc"}, DefaultRuntime: "runc"},
