@@ -93,6 +93,7 @@ func TestRemappedUsers(t *testing.T) { // not beside other tests, for what is le
 		"sysctl":             {args: []string{"--sysctl", "net.ipv4.ip_forward=0", "busybox", "cat", "/proc/sys/net/ipv4/ip_forward"}, out: "0"},
 		"own network":        {args: []string{"--cap-add", "NET_ADMIN", "busybox", "sh", "-c", "ip link set lo mtu 1000 && ip -o link show lo | grep -c 'mtu 1000'"}, out: "1"},
 		"no network":         {args: []string{"--network", "none", "busybox", "sh", "-c", "ip -o link | wc -l; ip -o -4 addr show lo | wc -l"}, out: "1\n1"},
+		"host and domain":    {args: []string{"--hostname", "h", "--domainname", "d.example", "busybox", "sh", "-c", "hostname; cat /proc/sys/kernel/domainname"}, out: "h\nd.example"},
 		"init":               {args: []string{"--init", "busybox", "echo", "hi"}, out: "hi"},
 		"device of the host": {args: []string{"--device", "/dev/loop-control", "busybox", "stat", "-c", "%F", "/dev/loop-control"}, out: "character special file"},
 		"new bind":           {args: []string{"-v", bind + ":/b", "busybox", "sh", "-c", "touch /b/x; stat -c %u:%g /b /b/x"}, out: "0:0\n0:0"},

@@ -101,10 +101,11 @@ func (r *root) bind() {
 
 // engine is a running daemon.
 type engine struct {
-	t      *testing.T
-	name   string
-	socket string
-	end    func(syscall.Signal)
+	t        *testing.T
+	name     string
+	socket   string
+	remapped bool // it remaps users
+	end      func(syscall.Signal)
 }
 
 // dockerd runs a real dockerd on the root until stop.
@@ -115,7 +116,7 @@ func (r *root) dockerd() *engine {
 		env = []string{"DOCKERD_ETC=" + remappedEtc, "DOCKERD_FLAGS=--userns-remap " + scratch.RemapUser}
 	}
 	d := scratch.StartDockerd(r.t, r.data(), filepath.Join(r.dir, "dockerd.log"), env...)
-	return &engine{t: r.t, name: "dockerd", socket: d.Socket, end: func(syscall.Signal) { d.End() }}
+	return &engine{t: r.t, name: "dockerd", socket: d.Socket, remapped: r.remapped, end: func(syscall.Signal) { d.End() }}
 }
 
 // stated runs stated on the root until stop.
@@ -143,7 +144,7 @@ func (r *root) tryStated(flags ...string) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engine{t: r.t, name: "stated", socket: l.Socket, end: func(sig syscall.Signal) {
+	e := &engine{t: r.t, name: "stated", socket: l.Socket, remapped: r.remapped, end: func(sig syscall.Signal) {
 		if err := d.End(sig); err != nil {
 			r.t.Error(err)
 		}

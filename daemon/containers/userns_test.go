@@ -32,7 +32,7 @@ func (b *bench) stat(id, name string) (st unix.Stat_t) {
 func TestRemappedStart(t *testing.T) {
 	bubble(t, func(b *bench) {
 		b.remap()
-		id := b.create("c", nil, "wait")
+		id := b.create("one", nil, "wait")
 		mounted := map[string]uint64{}
 		b.host.lie("Attach", func() error {
 			for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
@@ -65,7 +65,7 @@ func TestRemappedStart(t *testing.T) {
 func TestRemappedStartFails(t *testing.T) {
 	bubble(t, func(b *bench) {
 		b.remap()
-		id := b.create("c", nil, "wait")
+		id := b.create("one", nil, "wait")
 		b.host.lie("Attach", func() error { return errors.New("no network today") })
 		if err := b.Start(b.Context(), id, api.StartRequest{}); err == nil {
 			t.Fatal("it started")

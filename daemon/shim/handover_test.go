@@ -32,7 +32,7 @@ func TestMadeBy(t *testing.T) {
 // TestHandover has one program fail as runc would and another print as a container would: only the latter is heard.
 func TestHandover(t *testing.T) {
 	heard := &memLog{}
-	io, err := openStdio(t.TempDir(), "init", false, true, &sink{w: heard})
+	io, err := openStdio(t.TempDir(), "init", false, true, owner{}, &sink{w: heard})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -146,7 +146,7 @@ func (s *Shim) open() error {
 			return fmt.Errorf("open the container's log: %w", err)
 		}
 	}
-	io, err := openStdio(s.dir, "init", s.cfg.Tty, s.cfg.OpenStdin, s.sink)
+	io, err := openStdio(s.dir, "init", s.cfg.Tty, s.cfg.OpenStdin, owner{s.cfg.UID, s.cfg.GID}, s.sink)
 	if err != nil {
 		return err
 	}

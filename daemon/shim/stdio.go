@@ -63,13 +63,16 @@ func (e ends) each(do func(*os.File)) {
 	}
 }
 
+// owner is who owns the pipes of a process: the container's root, so that it may open them again by /dev/stdout.
+type owner struct{ uid, gid int }
+
 // openStdio opens the streams of a process. Its output is read from begin on.
-func openStdio(dir, name string, tty, stdin bool, rec *sink) (_ *stdio, err error) {
+func openStdio(dir, name string, tty, stdin bool, root owner, rec *sink) (_ *stdio, err error) {
 	s := &stdio{fan: &fanout{tty: tty}, sink: rec, ready: make(chan struct{}), drained: make(chan struct{})}
 	if tty {
 		err = s.openFIFOs(filepath.Join(dir, "io-"+name), stdin)
 	} else {
-		err = s.openPipes(stdin)
+		err = s.openPipes(stdin, root)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open streams of %s: %w", name, err)
@@ -85,7 +88,7 @@ func openStdio(dir, name string, tty, stdin bool, rec *sink) (_ *stdio, err erro
 	return s, nil
 }
 
-func (s *stdio) openPipes(stdin bool) (err error) {
+func (s *stdio) openPipes(stdin bool, root owner) (err error) {
 	var opened []*os.File
 	pipe := func() (r, w *os.File) {
 		if err == nil {
@@ -93,6 +96,9 @@ func (s *stdio) openPipes(stdin bool) (err error) {
 		}
 		if err == nil {
 			opened = append(opened, r, w)
+			if root != (owner{}) { // they are the host's root's already
+				err = w.Chown(root.uid, root.gid)
+			}
 		}
 		return r, w
 	}

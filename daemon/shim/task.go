@@ -84,8 +84,6 @@ func (s *Shim) fillCreate(r *taskapi.CreateTaskRequest) error {
 		BinaryName:    s.cfg.RuncPath,
 		Root:          s.cfg.ExecRoot, // the service appends the namespace
 		SystemdCgroup: s.cfg.SystemdCgroup,
-		IoUid:         uint32(s.cfg.UID),
-		IoGid:         uint32(s.cfg.GID),
 	})
 	if err != nil {
 		return err
@@ -166,7 +164,7 @@ func (t *taskService) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (
 		if state := s.init.snapshot().State; state != shimapi.StateRunning {
 			return nil, fmt.Errorf("container is %s, not running: %w", state, errdefs.ErrFailedPrecondition)
 		}
-		io, err := openStdio(s.dir, s.nextIO(), r.Terminal, r.Stdin != "", nil)
+		io, err := openStdio(s.dir, s.nextIO(), r.Terminal, r.Stdin != "", owner{s.cfg.UID, s.cfg.GID}, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -31,6 +31,8 @@ func Build(in Input) (*specs.Spec, error) {
 	}
 	if in.HostConfig.UTSMode.IsHost() {
 		spec.Hostname = ""
+	} else if in.remapped() {
+		spec.Domainname = in.Config.Domainname // the sysctl for it takes the host's root
 	}
 	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = hiddenPaths(in)
 
@@ -58,7 +60,7 @@ func annotations(in Input) map[string]string {
 // sysctls returns the defaults that are safe and useful, with the user's on top.
 func sysctls(in Input) map[string]string {
 	set := map[string]string{}
-	if in.Config.Domainname != "" && !in.HostConfig.UTSMode.IsHost() {
+	if in.Config.Domainname != "" && !in.HostConfig.UTSMode.IsHost() && !in.remapped() {
 		set["kernel.domainname"] = in.Config.Domainname
 	}
 	// Network sysctls belong to a network namespace that is the container's own. Docker counts "none" among those.
