@@ -40,9 +40,10 @@ func populate(e *engine) {
 	e.do(http.MethodPost, "/networks/create", object{"Name": "six", "EnableIPv6": true, "Attachable": true,
 		"IPAM": object{"Config": list{object{"Subnet": "10.78.0.0/24"}, object{"Subnet": "fd00:78::/64", "Gateway": "fd00:78::1"}}}})
 
-	domain := "example.org"
+	domain, users := "example.org", ""
 	if e.remapped {
-		domain = "" // dockerd fails to set one in a user namespace
+		domain = ""    // dockerd fails to set one in a user namespace
+		users = "host" // for what remapped users may not
 	}
 	create(e, "fresh", object{"Image": "busybox"})
 	create(e, "named", object{"Image": "two:layers", "Cmd": list{"sh", "-c", "exit 0"}, "HostConfig": object{"PublishAllPorts": true}})
@@ -71,11 +72,11 @@ func populate(e *engine) {
 	run(e, "secured", object{"Image": "busybox", "Cmd": list{"true"}, "Tty": true, "OpenStdin": true,
 		"HostConfig": object{"CapAdd": list{"NET_ADMIN"}, "CapDrop": list{"CHOWN"}, "SecurityOpt": list{"no-new-privileges", "seccomp=unconfined"},
 			"ReadonlyRootfs": true, "Sysctls": object{"net.ipv4.ip_forward": "0"}, "ShmSize": 8 << 20, "OomScoreAdj": 100, "IpcMode": "shareable",
-			"PidMode": "host", "UTSMode": "", "CgroupnsMode": "private", "GroupAdd": list{"2000"}, "ExtraHosts": list{"db:10.0.0.9"},
+			"PidMode": "host", "UsernsMode": users, "UTSMode": "", "CgroupnsMode": "private", "GroupAdd": list{"2000"}, "ExtraHosts": list{"db:10.0.0.9"},
 			"Dns": list{"192.0.2.53"}, "DnsSearch": list{"example.org"}, "DnsOptions": list{"ndots:2"},
 			"Devices":   list{object{"PathOnHost": "/dev/null", "PathInContainer": "/dev/nil", "CgroupPermissions": "rwm"}},
 			"LogConfig": object{"Type": "local", "Config": object{}}}})
-	run(e, "host", object{"Image": "busybox", "Cmd": list{"true"}, "HostConfig": object{"NetworkMode": "host", "Privileged": true, "RestartPolicy": object{"Name": "on-failure"}}})
+	run(e, "host", object{"Image": "busybox", "Cmd": list{"true"}, "HostConfig": object{"NetworkMode": "host", "UsernsMode": users, "Privileged": true, "RestartPolicy": object{"Name": "on-failure"}}})
 	run(e, "alone", object{"Image": "busybox", "Cmd": list{"true"}, "HostConfig": object{"NetworkMode": "none", "VolumesFrom": list{"donor:ro"}, "LogConfig": object{"Type": "none"}}})
 	create(e, "joined", object{"Image": "busybox", "HostConfig": object{"NetworkMode": "container:web"}})
 	create(e, "linked", object{"Image": "busybox", "HostConfig": object{"NetworkMode": "inner"}})
