@@ -5,8 +5,11 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 
 	"stated.dev/stated/network/netns"
@@ -117,5 +120,45 @@ func BenchmarkCreateRemove(b *testing.B) {
 		if err := netns.Remove(path); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// The namespace of a process gets a name, and its loopback interface works.
+func TestTake(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed
+	})
+	path := filepath.Join(t.TempDir(), "ns")
+	if err := netns.Take(path, filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "comm")); err == nil || netns.Exists(path) {
+		t.Fatalf("a file was taken for a namespace: %v", err)
+	}
+	from := filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "ns/net")
+	if err := netns.Take(path, from); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netns.Remove(path) })
+	if err := netns.Take(path, from); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("second take: %v", err)
+	}
+	want, err := os.Readlink(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netns.Do(path, func() error {
+		if here, _ := os.Readlink("/proc/thread-self/ns/net"); here != want {
+			t.Errorf("the name leads to %s, want %s", here, want)
+		}
+		if !names(t)["lo"] {
+			t.Error("the loopback interface is not up")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
