@@ -33,6 +33,8 @@ const (
 	// WhiteoutsOverlay leaves overlayfs's marks: a character device 0/0, and an extended attribute on opaque
 	// directories. The directory holds this layer alone.
 	WhiteoutsOverlay
+	// WhiteoutsKeep takes them for the files that they are: the tar is no layer's.
+	WhiteoutsKeep
 )
 
 // Options of Apply.
@@ -46,7 +48,22 @@ type Options struct {
 	SkipDevices bool
 	// BestEffortXattrs passes over extended attributes that the file system refuses.
 	BestEffortXattrs bool
+	// OverlayXattrs sets overlayfs's own marks as well, which may be data where the tar is no layer's.
+	OverlayXattrs bool
+	// OneTree refuses what a tar of one tree does not have: an entry whose directory did not come before it, or is a
+	// symbolic link, and a second entry of one name.
+	OneTree bool
 }
+
+// Entries are what Apply unpacks.
+type Entries interface {
+	// Next returns the next entry, or io.EOF. What was not copied of the entry before is skipped.
+	Next() (*tar.Header, error)
+	// CopyTo writes the contents of the current entry to w.
+	CopyTo(w io.Writer) (int64, error)
+}
+
+var _ Entries = (*Reader)(nil)
 
 // Applied says what Apply did.
 type Applied struct {
@@ -54,10 +71,12 @@ type Applied struct {
 	Files   int64 // bytes of the files and symbolic links that were made, each inode counted once
 	// Replaced is set when an entry took the place of another file, so that Files may be too high.
 	Replaced bool
+	// Refused counts the extended attributes that the file system did not take.
+	Refused int64
 }
 
 // Apply unpacks every entry of r below dir. After an error dir holds a part of them.
-func Apply(ctx context.Context, dir string, r *Reader, opt Options) (Applied, error) {
+func Apply(ctx context.Context, dir string, r Entries, opt Options) (Applied, error) {
 	root, err := openRoot(dir)
 	if err != nil {
 		return Applied{}, err
@@ -88,7 +107,7 @@ func Apply(ctx context.Context, dir string, r *Reader, opt Options) (Applied, er
 
 type unpacker struct {
 	root    int
-	r       *Reader
+	r       Entries
 	opt     Options
 	applied Applied
 
@@ -120,12 +139,12 @@ func (u *unpacker) entry(hdr *tar.Header) error {
 	name := cleanName(hdr.Name)
 	u.applied.Entries += contentSize(hdr)
 	base := path.Base(name)
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	if strings.HasPrefix(base, whiteoutPrefix) && u.opt.Whiteouts != WhiteoutsKeep {
 		return u.whiteout(path.Dir(name), base, hdr)
 	}
 	if name == "." {
 		if hdr.Typeflag != tar.TypeDir {
-			return fmt.Errorf("the layer's root is not a directory: %w", errdefs.ErrInvalidArgument)
+			return fmt.Errorf("the root is not a directory: %w", errdefs.ErrInvalidArgument)
 		}
 		u.rememberTimes(name, hdr)
 		return u.attributes(u.root, name, hdr)
@@ -146,7 +165,7 @@ func (u *unpacker) enter(dir string) error {
 	}
 	u.dropParent()
 	fd, err := u.openDir(dir)
-	if errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, unix.ENOENT) && !u.opt.OneTree {
 		if err := u.makeParents(dir); err != nil {
 			return err
 		}
@@ -168,6 +187,9 @@ func (u *unpacker) enter(dir string) error {
 }
 
 func (u *unpacker) openDir(dir string) (int, error) {
+	if u.opt.OneTree {
+		return openOneTree(u.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	}
 	return openBeneath(u.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
 }
 
@@ -203,6 +225,9 @@ func (u *unpacker) make(name, base string, hdr *tar.Header) error {
 	err := u.create(name, base, hdr)
 	if !errors.Is(err, unix.EEXIST) {
 		return err
+	}
+	if u.opt.OneTree {
+		return fmt.Errorf("there are two entries of this name: %w", errdefs.ErrInvalidArgument)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(u.parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -405,11 +430,18 @@ const xattrRecord = "SCHILY.xattr."
 func (u *unpacker) xattrs(hdr *tar.Header, set func(key string, value []byte) error) error {
 	for record, value := range hdr.PAXRecords {
 		key, ok := strings.CutPrefix(record, xattrRecord)
-		if !ok || strings.HasPrefix(key, "trusted.overlay.") || strings.HasPrefix(key, "user.overlay.") {
+		if !ok {
+			continue
+		}
+		if !u.opt.OverlayXattrs && (strings.HasPrefix(key, "trusted.overlay.") || strings.HasPrefix(key, "user.overlay.")) {
 			continue // overlayfs's own marks would let a tar redirect names to elsewhere in the layers below
 		}
 		err := set(key, []byte(value))
-		if err == nil || u.opt.BestEffortXattrs && (errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)) {
+		if err == nil {
+			continue
+		}
+		if u.opt.BestEffortXattrs && (errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)) {
+			u.applied.Refused++
 			continue
 		}
 		return fmt.Errorf("set extended attribute %s: %w", key, err)

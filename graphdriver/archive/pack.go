@@ -23,6 +23,13 @@ type PackOptions struct {
 	OpaqueXattr string
 	// IDMap translates the host's owners to the tar's. What belongs to nobody in it is packed as the container sees it.
 	IDMap user.IdentityMapping
+
+	// Prefix is the directory of the tar in which everything is.
+	Prefix string
+	// AllXattrs packs every extended attribute, and not only those that belong to a layer.
+	AllXattrs bool
+	// LeftOut, when set, hears of what a tar has no form for.
+	LeftOut func(name string)
 }
 
 // PackTree returns an uncompressed tar of everything below dir but dir itself, ordered by path. dir may be that of a
@@ -52,6 +59,28 @@ func PackPaths(ctx context.Context, dir string, paths, gone []string, opt PackOp
 	})
 }
 
+// WriteTree writes an entry for dir itself and for everything below it to out, ordered by path, and does not close out.
+// As with PackTree, dir may change meanwhile.
+func WriteTree(ctx context.Context, out *tar.Writer, dir string, opt PackOptions) (Packed, error) {
+	root, err := openRoot(dir)
+	if err != nil {
+		return Packed{}, err
+	}
+	defer unix.Close(root)
+	p := newPacker(root, out, opt)
+	if err := p.opened(".", root); err != nil {
+		return Packed{}, fmt.Errorf("pack %s: %w", dir, err)
+	}
+	err = p.tree(ctx, ".")
+	return p.packed, err
+}
+
+// Packed says what WriteTree wrote.
+type Packed struct {
+	Entries int64
+	Bytes   int64 // contents of the files
+}
+
 func pack(dir string, opt PackOptions, work func(*packer) error) (io.ReadCloser, error) {
 	root, err := openRoot(dir)
 	if err != nil {
@@ -62,7 +91,7 @@ func pack(dir string, opt PackOptions, work func(*packer) error) (io.ReadCloser,
 	go func() {
 		defer close(a.done)
 		defer unix.Close(root)
-		p := &packer{root: root, opt: opt, out: tar.NewWriter(pw), links: map[[2]uint64]string{}, buf: make([]byte, chunkSize)}
+		p := newPacker(root, tar.NewWriter(pw), opt)
 		err := work(p)
 		if err == nil {
 			err = p.out.Close()
@@ -78,16 +107,28 @@ type packer struct {
 	out   *tar.Writer
 	links map[[2]uint64]string // first name of each file that has several
 	buf   []byte
+
+	packed Packed
+}
+
+func newPacker(root int, out *tar.Writer, opt PackOptions) *packer {
+	return &packer{root: root, opt: opt, out: out, links: map[[2]uint64]string{}, buf: make([]byte, chunkSize)}
 }
 
 // open opens a path for reading without following any symbolic link.
 func (p *packer) open(name string, flags uint64) (int, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	for {
-		fd, err := unix.Openat2(p.root, name, &how)
-		if err != unix.EINTR && err != unix.EAGAIN {
-			return fd, err
-		}
+	return openOneTree(p.root, name, flags)
+}
+
+func (p *packer) writeHeader(hdr *tar.Header) error {
+	p.packed.Entries++
+	p.packed.Bytes += hdr.Size
+	return p.out.WriteHeader(hdr)
+}
+
+func (p *packer) leaveOut(what string) {
+	if p.opt.LeftOut != nil {
+		p.opt.LeftOut(what)
 	}
 }
 
@@ -150,7 +191,7 @@ func (p *packer) opened(name string, fd int) error {
 		return err
 	}
 	hdr := &tar.Header{
-		Name:    name,
+		Name:    path.Join(p.opt.Prefix, name),
 		Mode:    int64(st.Mode & 0o7777),
 		ModTime: time.Unix(st.Mtim.Unix()),
 		Format:  tar.FormatPAX,
@@ -182,28 +223,29 @@ func (p *packer) opened(name string, fd int) error {
 		}
 		hdr.Devmajor, hdr.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
 	default:
-		return nil // a socket, for which tars have no form
+		p.leaveOut("socket " + name) // tars have no form for it
+		return nil
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
 		inode := [2]uint64{uint64(st.Dev), st.Ino}
 		if first, ok := p.links[inode]; ok {
 			hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, first, 0
-			return p.out.WriteHeader(hdr)
+			return p.writeHeader(hdr)
 		}
-		p.links[inode] = name
+		p.links[inode] = hdr.Name
 	}
 	opaque, err := p.xattrs(hdr, fd)
 	if err != nil {
 		return err
 	}
 	if hdr.Typeflag == tar.TypeReg && hdr.Size > 0 {
-		return p.contents(name, hdr)
+		return p.contents(fd, hdr)
 	}
-	if err := p.out.WriteHeader(hdr); err != nil {
+	if err := p.writeHeader(hdr); err != nil {
 		return err
 	}
 	if opaque {
-		return p.out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name + "/" + whiteoutOpaque, Mode: hdr.Mode & 0o777, Uid: hdr.Uid, Gid: hdr.Gid, ModTime: hdr.ModTime.Truncate(time.Second)})
+		return p.writeHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name + "/" + whiteoutOpaque, Mode: hdr.Mode & 0o777, Uid: hdr.Uid, Gid: hdr.Gid, ModTime: hdr.ModTime.Truncate(time.Second)})
 	}
 	return nil
 }
@@ -241,7 +283,11 @@ func (p *packer) xattrs(hdr *tar.Header, fd int) (opaque bool, err error) {
 	}
 	for key := range strings.SplitSeq(string(p.buf[:n]), "\x00") {
 		isOpaque := p.opt.Overlay && key == p.opt.OpaqueXattr
-		if !isOpaque && (key != "security.capability" && !strings.HasPrefix(key, "user.") || strings.HasPrefix(key, "user.overlay.")) {
+		if !isOpaque && !p.packsXattr(key) {
+			continue
+		}
+		if strings.Contains(key, "=") {
+			p.leaveOut("attribute " + key + " of " + hdr.Name) // it would end the name in the tar
 			continue
 		}
 		n, err := unix.Getxattr(file, key, p.buf)
@@ -278,21 +324,22 @@ func globalCapability(value []byte) []byte {
 	return value
 }
 
-// contents packs a regular file. One that grows meanwhile is cut where it ended, and one that shrinks is an error.
-func (p *packer) contents(name string, hdr *tar.Header) error {
-	fd, err := p.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
-	if isGone(err) {
-		return nil
+func (p *packer) packsXattr(key string) bool {
+	if p.opt.AllXattrs {
+		return key != ""
 	}
+	return key == "security.capability" || strings.HasPrefix(key, "user.") && !strings.HasPrefix(key, "user.overlay.")
+}
+
+// contents packs the regular file that fd, a mere path, leads to: it is the same file, whatever has its name by now. One
+// that grows meanwhile is cut where it ended, and one that shrinks is an error.
+func (p *packer) contents(fd int, hdr *tar.Header) error {
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return err // replaced meanwhile
-	}
-	if err := p.out.WriteHeader(hdr); err != nil {
+	if err := p.writeHeader(hdr); err != nil {
 		return err
 	}
 	n, err := io.CopyBuffer(struct{ io.Writer }{p.out}, io.LimitReader(f, hdr.Size), p.buf)
@@ -304,5 +351,5 @@ func (p *packer) contents(name string, hdr *tar.Header) error {
 
 func (p *packer) whiteout(name string, at time.Time) error {
 	dir, base := path.Split(name)
-	return p.out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: dir + whiteoutPrefix + base, Mode: 0o600, ModTime: at.Truncate(time.Second)})
+	return p.writeHeader(&tar.Header{Typeflag: tar.TypeReg, Name: dir + whiteoutPrefix + base, Mode: 0o600, ModTime: at.Truncate(time.Second)})
 }
