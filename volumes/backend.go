@@ -3,10 +3,14 @@ package volumes
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
 
 	"github.com/moby/moby/api/types/volume"
 
 	router "stated.dev/stated/api/router/volumes"
+	"stated.dev/stated/api/types"
 	"stated.dev/stated/internal/filters"
 )
 
@@ -47,4 +51,55 @@ func (a API) Remove(ctx context.Context, name string, req router.RemoveRequest) 
 func (a API) Prune(ctx context.Context, req router.PruneRequest) (volume.PruneReport, error) {
 	report, err := a.Store.Prune(ctx, PruneRequest{Filters: req.Filters, All: req.All})
 	return volume.PruneReport{VolumesDeleted: report.Deleted, SpaceReclaimed: report.Reclaimed}, err
+}
+
+var _ router.Streamer = API{}
+
+// Export implements the router's Streamer.
+func (a API) Export(ctx context.Context, name string, req router.ExportRequest) (router.Export, error) {
+	e, err := a.Store.Export(ctx, name, ExportRequest{Pause: req.Pause})
+	if err != nil {
+		return nil, err
+	}
+	return apiExport{e}, nil
+}
+
+type apiExport struct{ *Export }
+
+// Write implements the router's Export. The report is a line of a header, so lists and texts are cut short.
+func (e apiExport) Write(ctx context.Context, out io.Writer) (types.VolumeExport, error) {
+	r, err := e.Export.Write(ctx, out)
+	return types.VolumeExport{
+		Entries: r.Entries, Bytes: r.Bytes, LeftOut: short(r.LeftOut), Consistency: string(r.Consistency),
+		Reason: cut(r.Reason), Paused: short(r.Paused), PausedSeconds: r.PausedFor.Seconds(),
+	}, err
+}
+
+func short(list []string) []string {
+	const most = 5
+	out := []string{}
+	for i, s := range list {
+		if i == most {
+			return append(out, fmt.Sprintf("and %d more", len(list)-most))
+		}
+		out = append(out, cut(s))
+	}
+	return out
+}
+
+func cut(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// Import implements the router's Streamer.
+func (a API) Import(ctx context.Context, req router.ImportRequest, in io.Reader) (types.VolumeImport, error) {
+	v, tail, err := a.Store.Import(ctx, ImportRequest{Name: req.Name, DataOnly: req.DataOnly}, in)
+	if err != nil {
+		return types.VolumeImport{}, err
+	}
+	return types.VolumeImport{Volume: v.encode(), Entries: tail.Entries, Bytes: tail.Bytes, LeftOut: tail.LeftOut}, nil
 }

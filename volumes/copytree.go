@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,10 +15,21 @@ import (
 
 // copyTree copies directories as they are: owners, modes, times, extended attributes, hard links, devices and holes.
 type copyTree struct {
-	links map[inodeKey]string // first copy of each file with more than one name
+	links  map[inodeKey]string    // first copy of each file with more than one name
+	xattrs func(name string) bool // which extended attributes are copied
+	// cloneOnly copies no contents but by sharing their blocks, and takes what goes away meanwhile for not there.
+	cloneOnly bool
 }
 
-func newCopyTree() *copyTree { return &copyTree{links: map[inodeKey]string{}} }
+// newCopyTree copies all but the attributes by which an overlay remembers its layers.
+func newCopyTree() *copyTree {
+	return &copyTree{links: map[inodeKey]string{}, xattrs: func(name string) bool { return !strings.HasPrefix(name, "trusted.overlay.") }}
+}
+
+// newCloneTree copies everything, and fails with errNoClone where contents would have to be copied.
+func newCloneTree() *copyTree {
+	return &copyTree{links: map[inodeKey]string{}, xattrs: func(string) bool { return true }, cloneOnly: true}
+}
 
 type inodeKey struct{ dev, ino uint64 }
 
@@ -35,11 +47,12 @@ func (c *copyTree) into(ctx context.Context, dst, src string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name())); err != nil {
+		err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name()))
+		if err != nil && !(c.cloneOnly && errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}
 	}
-	return copyAttributes(dst, src, &st) // last, because entries change the directory's times
+	return c.attributes(dst, src, &st) // last, because entries change the directory's times
 }
 
 func (c *copyTree) entry(ctx context.Context, dst, src string) error {
@@ -63,7 +76,7 @@ func (c *copyTree) entry(ctx context.Context, dst, src string) error {
 		}
 		return c.into(ctx, dst, src)
 	case unix.S_IFREG:
-		err = copyFile(dst, src, st.Size)
+		err = c.copyFile(dst, src, st.Size)
 	case unix.S_IFLNK:
 		var target string
 		if target, err = os.Readlink(src); err == nil {
@@ -79,11 +92,11 @@ func (c *copyTree) entry(ctx context.Context, dst, src string) error {
 	if err != nil {
 		return err
 	}
-	return copyAttributes(dst, src, &st)
+	return c.attributes(dst, src, &st)
 }
 
 // copyFile shares the blocks where the file system can, and otherwise copies what is between holes.
-func copyFile(dst, src string, size int64) (err error) {
+func (c *copyTree) copyFile(dst, src string, size int64) (err error) {
 	in, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -101,8 +114,11 @@ func copyFile(dst, src string, size int64) (err error) {
 	if size == 0 {
 		return nil
 	}
-	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
+	switch err := clone(out, in); {
+	case err == nil:
 		return nil
+	case c.cloneOnly:
+		return fmt.Errorf("%s: %w (%v)", src, errNoClone, err)
 	}
 	for offset := int64(0); offset < size; {
 		start, end, err := nextData(in, offset, size)
@@ -130,6 +146,25 @@ func copyFile(dst, src string, size int64) (err error) {
 	return out.Truncate(size) // a hole at the end
 }
 
+// noCow is FS_NOCOW_FL of the kernel's linux/fs.h.
+const noCow = 0x00800000
+
+// clone lets out share the blocks of in, and its freedom from copy-on-write, without which btrfs refuses.
+func clone(out, in *os.File) error {
+	err := unix.IoctlFileClone(int(out.Fd()), int(in.Fd()))
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	flags, flagsErr := unix.IoctlGetInt(int(in.Fd()), unix.FS_IOC_GETFLAGS)
+	if flagsErr != nil || flags&noCow == 0 {
+		return err
+	}
+	if err := unix.IoctlSetPointerInt(int(out.Fd()), unix.FS_IOC_SETFLAGS, flags&noCow); err != nil {
+		return err
+	}
+	return unix.IoctlFileClone(int(out.Fd()), int(in.Fd()))
+}
+
 // nextData returns the first run of data at or after offset. Where holes cannot be found, all is data.
 func nextData(f *os.File, offset, size int64) (start, end int64, err error) {
 	start, err = unix.Seek(int(f.Fd()), offset, unix.SEEK_DATA)
@@ -148,9 +183,9 @@ func nextData(f *os.File, offset, size int64) (start, end int64, err error) {
 	return start, min(end, size), nil
 }
 
-// copyAttributes gives dst the owner, mode, extended attributes and times of src. The order matters: a change of
-// owner takes set-id bits and capabilities away, and every change touches the times.
-func copyAttributes(dst, src string, st *unix.Stat_t) error {
+// attributes gives dst the owner, mode, extended attributes and times of src. The order matters: a change of owner takes
+// set-id bits and capabilities away, and every change touches the times.
+func (c *copyTree) attributes(dst, src string, st *unix.Stat_t) error {
 	if err := os.Lchown(dst, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
@@ -159,7 +194,7 @@ func copyAttributes(dst, src string, st *unix.Stat_t) error {
 			return &os.PathError{Op: "chmod", Path: dst, Err: err}
 		}
 	}
-	if err := copyXattrs(dst, src); err != nil {
+	if err := c.copyXattrs(dst, src); err != nil {
 		return err
 	}
 	return copyTimes(dst, st)
@@ -173,15 +208,14 @@ func copyTimes(dst string, st *unix.Stat_t) error {
 	return nil
 }
 
-// copyXattrs copies extended attributes, except where either file system has none, and except those by which an
-// overlay remembers its layers.
-func copyXattrs(dst, src string) error {
+// copyXattrs copies the wanted extended attributes, except where either file system has none.
+func (c *copyTree) copyXattrs(dst, src string) error {
 	names, err := listXattrs(src)
 	if err != nil {
 		return &os.PathError{Op: "llistxattr", Path: src, Err: err}
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, "trusted.overlay.") {
+		if !c.xattrs(name) {
 			continue
 		}
 		value, err := getXattr(src, name)

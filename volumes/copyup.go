@@ -170,7 +170,7 @@ func moveEntries(path, ready string) error {
 			return err
 		}
 	}
-	if err := copyAttributes(path, ready, &st); err != nil {
+	if err := newCopyTree().attributes(path, ready, &st); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(ready); err != nil {

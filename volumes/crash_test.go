@@ -61,6 +61,13 @@ func crash(operation, root string) error {
 		err = s.Remove(ctx, "victim", volumes.RemoveRequest{})
 	case "copyup":
 		err = s.CopyUp(ctx, "victim", filepath.Join(root, "image"))
+	case "import":
+		var in *os.File
+		if in, err = os.Open(filepath.Join(root, "stream")); err == nil {
+			_, _, err = s.Import(ctx, volumes.ImportRequest{Name: "victim"}, in)
+		}
+	case "export":
+		_, err = s.Export(ctx, "victim", volumes.ExportRequest{})
 	default:
 		err = fmt.Errorf("no operation %q", operation)
 	}

@@ -119,10 +119,7 @@ func (s *Store) recordExisting(ctx context.Context, req CreateRequest, e *entry)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	recorded.refs, recorded.referenced = e.refs, e.referenced
-	s.entries[e.name] = recorded
+	s.replaceEntry(e, recorded)
 	return recorded, nil
 }
 
@@ -165,16 +162,21 @@ func (s *Store) stageRecordPublish(ctx context.Context, d Driver, r record) (Inf
 	if err != nil {
 		return Info{}, undone(ctx, staged, err)
 	}
-	if err := s.meta.commit(&change{name: r.Name, record: &r, mark: &mark{Op: markCreate}}); err != nil {
+	return s.recordPublish(ctx, staged, &change{name: r.Name, record: &r, mark: &mark{Op: markCreate}})
+}
+
+// recordPublish commits c, which records the staged volume, and publishes that. A failure leaves nothing of it.
+func (s *Store) recordPublish(ctx context.Context, staged Staged, c *change) (Info, error) {
+	if err := s.meta.commit(c); err != nil {
 		return Info{}, undone(ctx, staged, fmt.Errorf("error setting volume metadata: %w", err))
 	}
 	var info Info
-	err = fault.Point("volumes.create.recorded")
+	err := fault.Point("volumes.create.recorded")
 	if err == nil {
 		info, err = staged.Publish(ctx)
 	}
 	if err != nil {
-		if unrecordErr := s.meta.commit(&change{name: r.Name}); unrecordErr != nil {
+		if unrecordErr := s.meta.commit(&change{name: c.name}); unrecordErr != nil {
 			err = fmt.Errorf("%w (and the record stays: %v)", err, unrecordErr)
 		}
 		return Info{}, undone(ctx, staged, err)

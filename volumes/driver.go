@@ -80,12 +80,30 @@ type Staged interface {
 	Discard(ctx context.Context) error
 }
 
+// Fillable is a volume in preparation that can be given its contents before it appears.
+type Fillable interface {
+	Staged
+	// DataPath is where its data will be found, while it is in preparation. Once it has been asked for, Publish refuses
+	// a name under which anything lies, with errdefs.ErrConflict.
+	DataPath() string
+}
+
+// Rescanner is a driver whose volumes may be put in place by hand while it is open.
+type Rescanner interface {
+	Driver
+	// Rescan takes in what has appeared since Start.
+	Rescan(ctx context.Context) error
+	// Place is where the data of a volume is to be put.
+	Place(name string) string
+}
+
 // Info is what a driver tells of a volume.
 type Info struct {
 	Name       string
 	Mountpoint string // where the data is; may be empty before the first Mount for drivers that are not Owned
 	CreatedAt  time.Time
 	Status     map[string]any
+	Options    map[string]string // with which it was made, where the driver keeps them
 	// Broken says why the volume cannot be mounted. It is listed nevertheless.
 	Broken error
 }

@@ -33,12 +33,13 @@ type record struct {
 // none. After a crash they tell a volume whose creation was recorded but not finished from one that somebody took
 // away, and the remains of a removed volume from a directory that somebody put there.
 type mark struct {
-	Op    string // "create" or "remove"
+	Op    string // one of the three below
 	Token string `json:",omitempty"` // for remove: the driver's name of what is to be deleted
 }
 
 const (
-	markCreate = "create"
+	markCreate = "create" // a volume without a directory is made: it is empty
+	markImport = "import" // one without a directory is forgotten: it had data
 	markRemove = "remove"
 )
 
@@ -295,7 +296,7 @@ func openAdvice(path string, err error) string {
 	case errors.Is(err, bbolt.ErrTimeout):
 		return describeHolder(path)
 	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrVersionMismatch), errors.Is(err, bbolt.ErrChecksum):
-		return ": the file is damaged; restore it from a backup, or move it away to start with the volumes' data but without their labels and options"
+		return ": the file is damaged; restore it from a backup, or move it away: the copy of the last start takes its place, or the volumes' directories without their labels"
 	}
 	return ""
 }

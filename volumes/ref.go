@@ -74,6 +74,17 @@ func (s *Store) hold(e *entry, ref string) {
 	e.refs[ref] = s.now()
 }
 
+// holdUsers adds those who use the volume by the container records: they were there before it. Like confirmRefs it takes
+// no name lock.
+func (s *Store) holdUsers(ctx context.Context, e *entry) {
+	if s.references == nil {
+		return
+	}
+	for _, ref := range s.references(ctx)[e.name] {
+		s.hold(e, ref)
+	}
+}
+
 // confirmRefs asks the container records who really holds the volume, before somebody is told that it is in use:
 // references that they do not confirm are dropped once they are older than refGrace, and missing ones are added. It
 // takes no name lock, because the records' owner may be waiting for one.

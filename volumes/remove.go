@@ -48,6 +48,9 @@ func (s *Store) removeUnused(ctx context.Context, e *entry, req RemoveRequest) e
 	if refs := s.Refs(e.name); len(refs) > 0 {
 		return &OpError{Op: "remove", Name: e.name, Err: ErrInUse, Refs: refs}
 	}
+	if s.exporting(e.name) {
+		return &OpError{Op: "remove", Name: e.name, Err: fmt.Errorf("%w: it is being exported", ErrInUse)}
+	}
 	d, err := s.driver(ctx, e.driver)
 	if err != nil {
 		return &OpError{Op: "remove", Name: e.driver, Err: err}

@@ -101,6 +101,7 @@ func (s *Store) restore(ctx context.Context) error {
 	}
 	s.sweepTombstones()
 	s.finishCopyUps(ctx)
+	s.sweepSnapshots()
 	s.seekDrivers(unasked)
 	return nil
 }
@@ -179,7 +180,10 @@ func (s *Store) restoreRecord(ctx context.Context, r record, listed map[string]f
 	}
 	d := s.drivers[r.Driver]
 	info, known := listed[r.Driver].volumes[r.Name]
-	if !known && mk.Op == markCreate {
+	if !known && mk.Op == markImport {
+		return []*change{{name: r.Name}}, nil // nobody was told of it, and its data is gone
+	}
+	if mk.Op == markCreate && (!known || isBroken(ctx, d, r.Name)) {
 		// The creation was recorded, perhaps even acknowledged, but its directory did not reach the disk.
 		var err error
 		if info, err = s.stageAndPublish(ctx, d, r.Name, r.Options); err != nil {
@@ -209,6 +213,11 @@ func (s *Store) checkVolume(ctx context.Context, d Driver, name string) {
 	if info, err := d.Get(ctx, name); err == nil && info.Broken != nil {
 		s.setAside(Problem{Volume: name, Driver: d.Name(), Text: info.Broken.Error()})
 	}
+}
+
+func isBroken(ctx context.Context, d Driver, name string) bool {
+	info, err := d.Get(ctx, name)
+	return err == nil && info.Broken != nil
 }
 
 func newRecorded(r record, d Driver, info Info) *entry {

@@ -14,14 +14,17 @@ import (
 	"stated.dev/stated/internal/boltcheck"
 )
 
-// rescueMetadata moves a damaged database aside and puts the copy of the last start in its place, or nothing: then the
-// volumes are found again by their directories, without their labels. It returns a sentence that says so, or "". A
+// rescueMetadata moves a damaged database aside and puts the copy of the last start in its place, or in that of a missing
+// one, or nothing: then the volumes are found again by their directories, without their labels. It returns a sentence that says so, or "". A
 // database that another process has open is left to bbolt, which will refuse it.
 func rescueMetadata(dir, stateDir string) (string, error) {
 	path := filepath.Join(dir, metadataFile)
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		if boltcheck.Path(goodCopy(stateDir)) != nil {
+			return "", nil // a new data root, or one that somebody brought without it
+		}
+		return path + " was missing; the copy of the last start took its place", useGoodCopy(path, stateDir)
 	}
 	if err != nil {
 		return "", err
@@ -39,18 +42,21 @@ func rescueMetadata(dir, stateDir string) (string, error) {
 		return "", fmt.Errorf("set aside the damaged %s: %w", path, err)
 	}
 	text := fmt.Sprintf("%s was damaged (%v) and lies at %s now", path, damage, aside)
-	good := goodCopy(stateDir)
-	if boltcheck.Path(good) != nil {
+	if boltcheck.Path(goodCopy(stateDir)) != nil {
 		return text + "; volumes are known by their directories, without labels", nil
 	}
-	data, err := os.ReadFile(good)
+	return text + "; the copy of the last start took its place", useGoodCopy(path, stateDir)
+}
+
+func useGoodCopy(path, stateDir string) error {
+	data, err := os.ReadFile(goodCopy(stateDir))
 	if err == nil {
 		err = os.WriteFile(path, data, 0o600)
 	}
 	if err != nil {
-		return "", fmt.Errorf("restore %s from its copy: %w", path, err)
+		return fmt.Errorf("restore %s from its copy: %w", path, err)
 	}
-	return text + "; the copy of the last start took its place", nil
+	return nil
 }
 
 func goodCopy(stateDir string) string { return filepath.Join(stateDir, metadataFile+".good") }

@@ -54,6 +54,9 @@ type Options struct {
 	// created: volume name to container ids. The store asks before it answers that a volume is in use, and holds no
 	// lock meanwhile.
 	References func(ctx context.Context) map[string][]string
+	// Freeze, when not nil, holds the running containers that use a volume still. An export asks for it, and holds no
+	// lock meanwhile.
+	Freeze func(ctx context.Context, volume string) (Frozen, error)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -68,6 +71,7 @@ type Store struct {
 	patience   time.Duration
 	events     Publisher
 	references func(ctx context.Context) map[string][]string
+	freeze     func(ctx context.Context, volume string) (Frozen, error)
 	now        func() time.Time
 	pruning    atomic.Bool
 	// sought has a channel for each driver that the start looks for, closed when that ends. It is fixed when Open
@@ -84,6 +88,7 @@ type Store struct {
 	mu       sync.RWMutex // guards the maps and the entries' references; taken after a name lock, never held over I/O
 	entries  map[string]*entry
 	problems map[string]Problem
+	exports  map[string]int // how many are under way, by volume
 }
 
 // Problem is a volume, or a driver, that was set aside.
@@ -110,9 +115,11 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		sought:     map[string]chan struct{}{},
 		events:     opts.Events,
 		references: opts.References,
+		freeze:     opts.Freeze,
 		now:        opts.Now,
 		entries:    map[string]*entry{},
 		problems:   map[string]Problem{},
+		exports:    map[string]int{},
 	}
 	if s.stateDir == "" {
 		s.stateDir = filepath.Join(filepath.Dir(opts.Dir), ".stated", "volumes")

@@ -60,3 +60,37 @@ type Doctor struct {
 	Problems []Finding
 	Notes    []Finding // no problem, but worth knowing
 }
+
+// VolumeAdoption is the answer of POST /stated/volumes/adopt.
+type VolumeAdoption struct {
+	Volumes  []AdoptedVolume
+	Problems []Finding // records of containers that could not be read
+}
+
+// AdoptedVolume is what was found of one volume, in sentences.
+type AdoptedVolume struct {
+	Name, Driver string
+	State        string   // kept, recorded, possible, missing or uncertain
+	Found        []string // what is where
+	Missing      []string // what is not there, and what brings it
+	Lost         []string // what nobody knows any more
+}
+
+// VolumeExport says how the export of a volume went. It is the trailer of GET /stated/volumes/{name}/export.
+type VolumeExport struct {
+	Entries       int64
+	Bytes         int64    // contents of the files
+	LeftOut       []string // the first of what a tar has no form for; the stream's end has them all
+	Consistency   string   // snapshot, paused or live
+	Reason        string   `json:",omitempty"` // why it is no snapshot
+	Paused        []string `json:",omitempty"` // the first of the containers that were held still
+	PausedSeconds float64  `json:",omitempty"`
+}
+
+// VolumeImport is the answer of POST /stated/volumes/import.
+type VolumeImport struct {
+	Volume  json.RawMessage // as GET /volumes/{name} shows it
+	Entries int64
+	Bytes   int64
+	LeftOut []string // what the export had left out, and the file system here does not take
+}

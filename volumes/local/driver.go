@@ -71,8 +71,10 @@ type Driver struct {
 }
 
 var (
-	_ volumes.Driver  = (*Driver)(nil)
-	_ volumes.Sweeper = (*Driver)(nil)
+	_ volumes.Driver    = (*Driver)(nil)
+	_ volumes.Sweeper   = (*Driver)(nil)
+	_ volumes.Rescanner = (*Driver)(nil)
+	_ volumes.Fillable  = (*staged)(nil)
 )
 
 // vol is one volume.
@@ -136,6 +138,26 @@ func (d *Driver) Start(context.Context) error {
 	}
 	return nil
 }
+
+// Rescan implements volumes.Rescanner.
+func (d *Driver) Rescan(context.Context) error {
+	list, err := os.ReadDir(d.dir)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range list {
+		name := e.Name()
+		if e.IsDir() && name != backingDevice && !strings.HasPrefix(name, stagePrefix) && d.volumes[name] == nil {
+			d.volumes[name] = d.newVol(name)
+		}
+	}
+	return nil
+}
+
+// Place implements volumes.Rescanner.
+func (d *Driver) Place(name string) string { return d.newVol(name).data() }
 
 func (d *Driver) newVol(name string) *vol {
 	return &vol{name: name, root: filepath.Join(d.dir, name)}
@@ -266,6 +288,7 @@ type staged struct {
 	driver     *Driver
 	name, path string
 	options    *options
+	filled     bool // it has data, perhaps, that a directory in its place has not
 }
 
 func (s *staged) fill() error {
@@ -297,6 +320,9 @@ func (s *staged) Publish(ctx context.Context) (volumes.Info, error) {
 	v.once.Do(func() { v.options = s.options })
 	err := unix.Rename(s.path, v.root) // os.Rename would look at the target first
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		if s.filled {
+			return volumes.Info{}, errdefs.ErrConflict.WithMessage(fmt.Sprintf("there is a directory %s already", v.root))
+		}
 		err = s.mergeInto(v)
 	}
 	if err != nil {
@@ -318,6 +344,12 @@ func (s *staged) mergeInto(v *vol) error {
 		}
 	}
 	return s.driver.discard(s.path)
+}
+
+// DataPath implements volumes.Fillable.
+func (s *staged) DataPath() string {
+	s.filled = true
+	return filepath.Join(s.path, dataName)
 }
 
 // Discard implements volumes.Staged.
@@ -344,7 +376,10 @@ func (d *Driver) Get(_ context.Context, name string) (volumes.Info, error) {
 		info.CreatedAt = time.Unix(st.Ctim.Unix())
 	}
 	v.load()
-	info.Broken = v.broken
+	info.Options, info.Broken = v.options.given(), v.broken
+	if info.Broken == nil {
+		info.Broken = v.checkData()
+	}
 	return info, nil
 }
 
@@ -359,7 +394,18 @@ func (d *Driver) List(context.Context) ([]volumes.Info, error) {
 	return list, nil
 }
 
-// ensureData brings back a data directory that is missing, as a power cut can leave it.
+// checkData says when the data is missing of a volume that has it in its own directory.
+func (v *vol) checkData() error {
+	if v.options.needsMount() {
+		return nil // the directory is only where it is mounted
+	}
+	if _, err := os.Lstat(v.data()); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("directory %s is missing; copy it there, or begin with an empty one: mkdir -m 755 %[1]s", v.data())
+	}
+	return nil // whoever uses it will say what else is wrong
+}
+
+// ensureData makes a data directory where there is none.
 func (d *Driver) ensureData(v *vol) error {
 	if _, err := os.Lstat(v.data()); !errors.Is(err, fs.ErrNotExist) {
 		return err

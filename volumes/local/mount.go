@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mount"
 	"github.com/moby/sys/mountinfo"
 
@@ -27,8 +28,13 @@ func (d *Driver) Mount(ctx context.Context, name, id string) (string, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if err := d.ensureData(v); err != nil {
-		return "", err
+	if err := v.checkData(); err != nil {
+		return "", errdefs.ErrNotFound.WithMessage(err.Error())
+	}
+	if v.options.needsMount() {
+		if err := d.ensureData(v); err != nil {
+			return "", err
+		}
 	}
 	if err := v.learnMounted(); err != nil {
 		return "", err

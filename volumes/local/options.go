@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
@@ -36,6 +37,23 @@ type quota struct {
 // needsMount reports whether the data lies on a file system of its own.
 func (o *options) needsMount() bool {
 	return o != nil && (o.MountDevice != "" || o.MountType != "")
+}
+
+// given returns what a user gives to create a volume with these options.
+func (o *options) given() map[string]string {
+	if o == nil {
+		return nil
+	}
+	given := map[string]string{}
+	for key, value := range map[string]string{"type": o.MountType, "o": o.MountOpts, "device": o.MountDevice} {
+		if value != "" {
+			given[key] = value
+		}
+	}
+	if o.Quota.Size > 0 {
+		given["size"] = strconv.FormatUint(o.Quota.Size, 10)
+	}
+	return given
 }
 
 // required lists what an option cannot do without.

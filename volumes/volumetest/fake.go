@@ -1,8 +1,10 @@
 package volumetest
 
 import (
+	"cmp"
 	"context"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +19,7 @@ import (
 type Fake struct {
 	DriverName string
 	Scope      string
+	Dir        string // below which the volumes are said to be; they are nowhere
 
 	mu      sync.Mutex // guards the fields below
 	volumes map[string]*fakeVolume
@@ -134,8 +137,10 @@ func (s fakeStage) Discard(context.Context) error {
 	return nil
 }
 
+func (f *Fake) path(name string) string { return filepath.Join(cmp.Or(f.Dir, "/fake"), name) }
+
 func (f *Fake) info(name string, v *fakeVolume) volumes.Info {
-	return volumes.Info{Name: name, Mountpoint: "/fake/" + name, CreatedAt: v.created, Status: map[string]any{"fake": true}}
+	return volumes.Info{Name: name, Mountpoint: f.path(name), CreatedAt: v.created, Status: map[string]any{"fake": true}}
 }
 
 // Get implements volumes.Driver.
@@ -191,7 +196,7 @@ func (f *Fake) Mount(_ context.Context, name, id string) (string, error) {
 		return "", err
 	}
 	v.users[id] = struct{}{}
-	return "/fake/" + name, nil
+	return f.path(name), nil
 }
 
 // Unmount implements volumes.Driver.
