@@ -77,11 +77,15 @@ func (s *Store) stageFor(name, path string) string {
 // canRename reports whether a rename from one directory to the other can work: on one mount, and with no quota's
 // border between them.
 func canRename(a, b string) bool {
+	return sameMount(a, b) && projectquota.Inherited(a) == projectquota.Inherited(b)
+}
+
+func sameMount(a, b string) bool {
 	var sa, sb unix.Statx_t
 	if unix.Statx(unix.AT_FDCWD, a, 0, unix.STATX_MNT_ID, &sa) != nil || unix.Statx(unix.AT_FDCWD, b, 0, unix.STATX_MNT_ID, &sb) != nil {
 		return false
 	}
-	return sa.Mask&sb.Mask&unix.STATX_MNT_ID != 0 && sa.Mnt_id == sb.Mnt_id && projectquota.Inherited(a) == projectquota.Inherited(b)
+	return sa.Mask&sb.Mask&unix.STATX_MNT_ID != 0 && sa.Mnt_id == sb.Mnt_id
 }
 
 func fill(ctx context.Context, path, stage, sourceDir string, source fs.FileInfo) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -72,6 +73,7 @@ func (s *Service) Restore(ctx context.Context) error {
 	if err := each(found, func(f *restored) { s.settle(ctx, f) }); err != nil {
 		return err
 	}
+	s.dropFrozenNotes(found)
 	if err := s.dropOrphans(ctx); err != nil {
 		s.log.Error("cannot clean up the runtime directory", "err", err)
 	}
@@ -439,6 +441,9 @@ func (s *Service) adopt(ctx context.Context, f *restored) {
 		s.observe(f.c, func(next *Record) { next.State.Paused = paused })
 	}
 	s.began(f.c, r)
+	if err := s.thawLeft(ctx, f.c); err != nil {
+		s.note(f.c, fmt.Errorf("an export of its volume had paused it, and it does not go on: %w", err))
+	}
 	if err := s.restoreExecs(ctx, f.c, r); err != nil {
 		s.log.Error("cannot take up the execs of a container", "container", f.c.id, "err", err)
 	}
@@ -580,6 +585,13 @@ func (s *Service) dropOrphans(ctx context.Context) error {
 func (s *Service) OwnsLayer(name string) bool {
 	id, _, _ := strings.Cut(name, "-")
 	return s.Exists(id)
+}
+
+// IDs lists the containers that have a record, readable or not.
+func (s *Service) IDs() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Keys(s.byID))
 }
 
 // Exists reports whether a container of that id has a record, readable or not, or is being created.
