@@ -345,18 +345,24 @@ func (s *Service) setupNames(ctx context.Context, r *Record, sb *sandbox.Sandbox
 	return nil
 }
 
-// completePaths records where a container's own files lie: dockerd leaves that to the first start.
+// completePaths records where a container's own files lie: dockerd leaves that to the first start, and a container that
+// was brought from another data root remembers that one's.
 func (s *Service) completePaths(ctx context.Context, c *Container) error {
 	r := c.rec()
-	hasLog := r.LogPath != "" || r.HostConfig.LogConfig.Type != logs.JSONFile // only its path is recorded
-	if r.HostnamePath != "" && r.HostsPath != "" && r.ResolvConfPath != "" && hasLog {
+	dir := filepath.Join(s.cfg.Dir, r.ID)
+	borrowed := r.HostConfig.NetworkMode.IsContainer() // then the network files are another container's
+	own := func(path string) bool { return path != "" && (borrowed || filepath.Dir(path) == dir) }
+	// Of the logs only that driver's has its path in the record.
+	hasLog := r.HostConfig.LogConfig.Type != logs.JSONFile || r.LogPath != "" && filepath.Dir(r.LogPath) == dir
+	if own(r.HostnamePath) && own(r.HostsPath) && own(r.ResolvConfPath) && hasLog {
 		return nil
 	}
-	dir := filepath.Join(s.cfg.Dir, r.ID)
 	_, err := s.commit(ctx, c, func(next *Record) {
-		next.HostnamePath = cmp.Or(next.HostnamePath, filepath.Join(dir, "hostname"))
-		next.HostsPath = cmp.Or(next.HostsPath, filepath.Join(dir, "hosts"))
-		next.ResolvConfPath = cmp.Or(next.ResolvConfPath, filepath.Join(dir, "resolv.conf"))
+		for path, name := range map[*string]string{&next.HostnamePath: "hostname", &next.HostsPath: "hosts", &next.ResolvConfPath: "resolv.conf"} {
+			if !own(*path) {
+				*path = filepath.Join(dir, name)
+			}
+		}
 		if !hasLog {
 			next.LogPath = logPath(dir, r.ID, logs.JSONFile)
 		}
