@@ -89,7 +89,44 @@ func layerInfo(i layer.Info) images.LayerInfo {
 }
 
 // containerLayers shows it to the containers.
-type containerLayers struct{ *layer.Store }
+type containerLayers struct {
+	*layer.Store
+	root string // the data root
+}
+
+// MountRW says what is missing of a writable layer that cannot be mounted for that.
+func (l containerLayers) MountRW(ctx context.Context, id, mountLabel string) (string, error) {
+	root, err := l.Store.MountRW(ctx, id, mountLabel)
+	if errors.Is(err, layer.ErrRWNotFound) || errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %s", err, l.missing(id))
+	}
+	return root, err
+}
+
+// missing says what is to be brought for a container's writable layer, and how.
+func (l containerLayers) missing(id string) string {
+	record := filepath.Join(l.root, "image", l.DriverName(), "layerdb", "mounts", id)
+	bring := func(dir, with string) string {
+		return fmt.Sprintf("directory %s is missing; stop the daemon and copy it there from the data root that the container came from, with %s", dir, with)
+	}
+	home := filepath.Join(l.root, l.DriverName())
+	if l.DriverName() == "vfs" {
+		home = filepath.Join(home, "dir")
+	}
+	for _, name := range []string{"mount-id", "init-id"} {
+		data, err := os.ReadFile(filepath.Join(record, name))
+		if errors.Is(err, fs.ErrNotExist) && name == "mount-id" {
+			return bring(record, "the directories of "+home+" that its files mount-id and init-id name")
+		}
+		if err != nil {
+			continue // there may be no init layer
+		}
+		if _, err := os.Stat(filepath.Join(home, string(data))); errors.Is(err, fs.ErrNotExist) {
+			return bring(filepath.Join(home, string(data)), "what names it in "+filepath.Join(home, "l")+", if there is such a directory")
+		}
+	}
+	return fmt.Sprintf("the layers below it have other names on this host, or are missing; stop the daemon, run stated handback --data-root %s, which repairs the names, and start it again", l.root)
+}
 
 func (l containerLayers) CreateRW(ctx context.Context, id string, req containers.LayerRequest) error {
 	return l.Store.CreateRW(ctx, id, layer.RWRequest{
@@ -144,6 +181,15 @@ func (d *Daemon) volumeUsers(context.Context) map[string][]string {
 	return d.containers.VolumeUsers()
 }
 
+// freezeUsers holds still who uses a volume.
+func (d *Daemon) freezeUsers(ctx context.Context, volume string) (volumes.Frozen, error) {
+	f, err := d.containers.Freeze(ctx, volume)
+	if err != nil {
+		return volumes.Frozen{}, err
+	}
+	return volumes.Frozen{Containers: f.Names, Thaw: f.Thaw}, nil
+}
+
 // containerImages shows the images to the containers.
 type containerImages struct{ s *images.Service }
 
@@ -167,11 +213,20 @@ func (v containerVolumes) Create(ctx context.Context, req containers.VolumeReque
 }
 
 func (v containerVolumes) Get(ctx context.Context, name, driver, ref string) (containers.Volume, error) {
-	return volume(v.Store.Get(ctx, name, volumes.GetRequest{Driver: driver, Ref: ref}))
+	found, err := volume(v.Store.Get(ctx, name, volumes.GetRequest{Driver: driver, Ref: ref}))
+	return found, v.explain(name, driver, err)
 }
 
-func (v containerVolumes) Claim(ctx context.Context, name, _, ref string) error {
-	return v.Store.AddRef(ctx, name, ref)
+func (v containerVolumes) Claim(ctx context.Context, name, driver, ref string) error {
+	return v.explain(name, driver, v.Store.AddRef(ctx, name, ref))
+}
+
+// explain adds to Docker's text what exactly is missing of a volume, and what brings it.
+func (v containerVolumes) explain(name, driver string, err error) error {
+	if !errors.Is(err, volumes.ErrNoSuchVolume) {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, v.Store.Missing(name, driver))
 }
 
 func (v containerVolumes) Remove(ctx context.Context, name string) error {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -331,7 +332,7 @@ func (d *Daemon) openGraph(ctx context.Context) (_ io.Closer, err error) {
 func (d *Daemon) openVolumes(ctx context.Context) (io.Closer, error) {
 	d.plugins = plugin.New(plugin.Options{})
 	opts := volumeOptions(d.cfg)
-	opts.Events, opts.References, opts.Finder = d.events, d.volumeUsers, d.plugins
+	opts.Events, opts.References, opts.Finder, opts.Freeze = d.events, d.volumeUsers, d.plugins, d.freezeUsers
 	var err error
 	d.volumes, err = volumes.Open(ctx, opts)
 	return d.volumes, err
@@ -393,7 +394,7 @@ func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {
 		Dir: dir, IndexPath: d.statePath("index"), ExecRoot: d.cfg.ExecRoot, Root: d.cfg.Root, UID: uid, GID: gid, LogDriver: d.cfg.LogDriver, LogOpts: d.cfg.LogOpts,
 		CgroupDriver: driver, StopTimeout: defaultStop, Settings: d.settingsHost(driver), Host: d.ociHost(driver, shim),
 		LiveRestore: d.cfg.liveRestore(), Notifier: d.notifier, Sockets: d.socketPaths(),
-	}, containerLayers{d.layers}, containerImages{d.images}, containerVolumes{d.volumes}, containerNetworks{d.networks}, containerPins{pinDir(d.cfg.ExecRoot)}, d.runtime, d.journal, d.events, d.log)
+	}, containerLayers{d.layers, d.cfg.Root}, containerImages{d.images}, containerVolumes{d.volumes}, containerNetworks{d.networks}, containerPins{pinDir(d.cfg.ExecRoot)}, d.runtime, d.journal, d.events, d.log)
 	opened.add(d.containers)
 	opened.add(closerFunc(func() error { // before the containers' end, which may wait for a plug-in that hangs
 		d.plugins.Hurry()
@@ -435,9 +436,16 @@ func (d *Daemon) sweepLayers() io.Closer {
 	if running+paused+stopped == 0 {
 		keep = func(string) bool { return true }
 	}
+	ids := d.containers.IDs() // before there can be new ones
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() {
+		recorded := d.layers.Names()
+		for _, id := range ids {
+			if _, found := slices.BinarySearch(recorded, id); !found {
+				d.containers.SetAside(id, errors.New(containerLayers{d.layers, d.cfg.Root}.missing(id)))
+			}
+		}
 		for _, p := range d.layers.Problems() { // reads every record, which the start need not wait for
 			if p.RW != "" {
 				d.containers.SetAside(p.RW, p.Err)
@@ -525,6 +533,8 @@ func (d *Daemon) serve(context.Context) (io.Closer, error) {
 	d.server.Handle(apicontainers.Routes(d.containers))
 	d.server.Handle(apiimages.Routes(d.images))
 	d.server.Handle(apivolumes.Routes(volumes.API{Store: d.volumes}))
+	d.server.Handle(apivolumes.StreamRoutes(volumes.API{Store: d.volumes}))
+	d.server.Handle(apivolumes.AdoptRoutes(d))
 	d.server.Handle(apinetworks.Routes(networkBackend{d.networks, d.containers}))
 	d.server.Handle(apisystem.Routes(d.system))
 	d.server.Handle(apisystem.DoctorRoutes(d))
