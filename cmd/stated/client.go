@@ -45,27 +45,42 @@ func newClient(cmd *cobra.Command) (*client, error) {
 
 // get reads a JSON answer into v.
 func (c *client) get(ctx context.Context, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://stated"+path, nil)
+	return c.do(ctx, http.MethodGet, path, nil, v)
+}
+
+// do sends a request with a body, which may be nil, and reads a JSON answer into v.
+func (c *client) do(ctx context.Context, method, path string, body io.Reader, v any) error {
+	resp, err := c.send(ctx, method, path, body)
 	if err != nil {
 		return err
+	}
+	defer resp.Body.Close()
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// send returns an answer that says that all is well; any other is an error. The caller closes its body.
+func (c *client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://stated"+path, body)
+	if err != nil {
+		return nil, err
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("cannot reach the daemon at %s: %w", c.addr, err)
+		return nil, fmt.Errorf("cannot reach the daemon at %s: %w", c.addr, err)
+	}
+	if resp.StatusCode < http.StatusMultipleChoices {
+		return resp, nil
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	text, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		var failure struct{ Message string }
-		if json.Unmarshal(body, &failure) == nil && failure.Message != "" {
-			return fmt.Errorf("the daemon answers: %s", failure.Message)
-		}
-		return fmt.Errorf("the daemon answers %s", resp.Status)
+	var failure struct{ Message string }
+	if json.Unmarshal(text, &failure) == nil && failure.Message != "" {
+		return nil, fmt.Errorf("the daemon answers: %s", failure.Message)
 	}
-	return json.Unmarshal(body, v)
+	return nil, fmt.Errorf("the daemon answers %s", resp.Status)
 }
 
 func versionCommand() *cobra.Command {
