@@ -42,7 +42,7 @@ func AdoptVolumesOffline(ctx context.Context, cfg Config, log *slog.Logger, req 
 		return types.VolumeAdoption{}, err
 	}
 	opened.add(j)
-	opts := volumeOptions(cfg.Root)
+	opts := volumeOptions(cfg)
 	opts.Finder = plugin.New(plugin.Options{})
 	store, err := volumes.Open(ctx, opts)
 	if err != nil {
