@@ -417,7 +417,7 @@ func TestAdopt(t *testing.T) {
 	if got := find(t, list, "gone").Missing; !slices.Equal(got, []string{text}) {
 		t.Errorf("%q, want %q", got, text)
 	}
-	if got := find(t, list, "hollow").Missing; len(got) != 1 || !strings.Contains(got[0], "mkdir -m 755 "+filepath.Join(h.dir(), "hollow", "_data")) {
+	if got := find(t, list, "hollow").Missing; len(got) != 1 || !strings.Contains(got[0], "mkdir -p -m 755 "+filepath.Join(h.dir(), "hollow", "_data")) {
 		t.Errorf("%q", got)
 	}
 	if got := find(t, list, "plain").Lost; len(got) != 1 || !strings.Contains(got[0], "container web asked for a=b") {

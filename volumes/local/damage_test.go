@@ -2,6 +2,7 @@ package local_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,9 +28,15 @@ func remove(t *testing.T, d *local.Driver, name string) error {
 // Somebody removes a volume's directory while the daemon runs. The volume is still there, cannot be mounted, and goes
 // when it is removed.
 func TestDirectoryRemovedByHand(t *testing.T) {
-	for name, options := range map[string]map[string]string{"plain": nil, "mount": tmpfs} {
+	for name, tt := range map[string]struct {
+		options map[string]string
+		err     string // of a mount; %s is the data path
+	}{
+		"plain": {nil, missingData},
+		"mount": {tmpfs, "error while creating volume data path '%[1]s': mkdir %[1]s: no such file or directory"},
+	} {
 		t.Run(name, func(t *testing.T) {
-			dir := newRoot(t)
+			options, dir := tt.options, newRoot(t)
 			d := newDriver(t, dir)
 			data := create(t, d, "vol", options).Mountpoint
 			if err := os.RemoveAll(filepath.Dir(data)); err != nil {
@@ -39,7 +46,7 @@ func TestDirectoryRemovedByHand(t *testing.T) {
 				t.Errorf("%+v, %v", info, err)
 			}
 			_, err := d.Mount(t.Context(), "vol", "a")
-			if want := "error while creating volume data path '" + data + "': mkdir " + data + ": no such file or directory"; text(err) != want {
+			if text(err) != fmt.Sprintf(tt.err, data) {
 				t.Errorf("%v", err)
 			}
 			if err := remove(t, d, "vol"); err != nil {
@@ -53,17 +60,23 @@ func TestDirectoryRemovedByHand(t *testing.T) {
 	}
 }
 
-// Only the data directory is missing: the mount brings it back.
+// missingData is the error of mounting a volume without its data path, which is %s.
+const missingData = "directory %[1]s is missing; copy it there, or begin with an empty one: mkdir -p -m 755 %[1]s"
+
+// Only the data directory is missing. The mount does what its error asks for, and no more.
 func TestDataRemovedByHand(t *testing.T) {
 	d := newDriver(t, newRoot(t))
 	data := create(t, d, "vol", nil).Mountpoint
 	if err := os.Remove(data); err != nil {
 		t.Fatal(err)
 	}
-	mountVolume(t, d, "vol")
-	if st, err := os.Lstat(data); err != nil || !st.IsDir() {
-		t.Errorf("%v, %v", st, err)
+	if _, err := d.Mount(t.Context(), "vol", "a"); !errdefs.IsNotFound(err) || text(err) != fmt.Sprintf(missingData, data) {
+		t.Errorf("%v", err)
 	}
+	if err := os.Mkdir(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mountVolume(t, d, "vol")
 }
 
 // Whatever the data path has become, removing the volume deletes nothing outside of the volume.

@@ -400,7 +400,7 @@ func (v *vol) checkData() error {
 		return nil // the directory is only where it is mounted
 	}
 	if _, err := os.Lstat(v.data()); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("directory %s is missing; copy it there, or begin with an empty one: mkdir -m 755 %[1]s", v.data())
+		return fmt.Errorf("directory %s is missing; copy it there, or begin with an empty one: mkdir -p -m 755 %[1]s", v.data())
 	}
 	return nil // whoever uses it will say what else is wrong
 }
