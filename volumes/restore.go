@@ -58,6 +58,7 @@ func (s *Store) open(ctx context.Context, dir string) (err error) {
 }
 
 func (s *Store) restore(ctx context.Context) error {
+	s.buried.Store(true) // until they have been looked at
 	listed, err := s.startDrivers(ctx)
 	if err != nil {
 		return err

@@ -74,6 +74,7 @@ type Store struct {
 	freeze     func(ctx context.Context, volume string) (Frozen, error)
 	now        func() time.Time
 	pruning    atomic.Bool
+	buried     atomic.Bool // there may be tombstones
 	// sought has a channel for each driver that the start looks for, closed when that ends. It is fixed when Open
 	// returns.
 	sought map[string]chan struct{}

@@ -30,6 +30,7 @@ func (s *Store) writeTombstone(r record) error {
 		return fmt.Errorf("keep what is known of vanished volume %s: %w", r.Name, err)
 	}
 	path := s.tombstonePath(r.Name)
+	s.buried.Store(true)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("keep what is known of vanished volume %s: %w", r.Name, err)
 	}
@@ -59,18 +60,23 @@ func (s *Store) tombstone(name string) (record, bool) {
 }
 
 func (s *Store) dropTombstone(name string) {
+	if !s.buried.Load() {
+		return
+	}
 	if err := os.Remove(s.tombstonePath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		slog.Warn("cannot remove the tombstone of a volume", "volume", name, "error", err)
 	}
 }
 
-// sweepTombstones removes those that nothing came back to.
+// sweepTombstones removes those that nothing came back to, and learns whether there are any.
 func (s *Store) sweepTombstones() {
 	dir := filepath.Join(s.stateDir, tombstoneDir)
 	list, err := os.ReadDir(dir)
 	if err != nil {
-		return // there is none, or the next start finds it again
+		s.buried.Store(!errors.Is(err, fs.ErrNotExist))
+		return
 	}
+	s.buried.Store(len(list) > 0)
 	for _, e := range list {
 		if info, err := e.Info(); err == nil && s.now().Sub(info.ModTime()) > tombstoneLife {
 			_ = os.Remove(filepath.Join(dir, e.Name())) // the next start finds it again

@@ -331,7 +331,7 @@ func (s *staged) Publish(ctx context.Context) (volumes.Info, error) {
 	s.driver.mu.Lock()
 	s.driver.volumes[s.name] = v
 	s.driver.mu.Unlock()
-	return s.driver.Get(ctx, s.name)
+	return v.info(), nil
 }
 
 func (s *staged) mergeInto(v *vol) error {
@@ -370,17 +370,22 @@ func (d *Driver) Get(_ context.Context, name string) (volumes.Info, error) {
 	if err != nil {
 		return volumes.Info{}, err
 	}
-	info := volumes.Info{Name: name, Mountpoint: v.data()}
-	var st unix.Stat_t
-	if err := unix.Lstat(v.root, &st); err == nil { // a volume without a directory has no time, as in dockerd
-		info.CreatedAt = time.Unix(st.Ctim.Unix())
-	}
-	v.load()
-	info.Options, info.Broken = v.options.given(), v.broken
+	info := v.info()
 	if info.Broken == nil {
 		info.Broken = v.checkData()
 	}
 	return info, nil
+}
+
+// info is what Get answers for a volume whose data is where it should be.
+func (v *vol) info() volumes.Info {
+	v.load()
+	info := volumes.Info{Name: v.name, Mountpoint: v.data(), Options: v.options.given(), Broken: v.broken}
+	var st unix.Stat_t
+	if err := unix.Lstat(v.root, &st); err == nil { // a volume without a directory has no time, as in dockerd
+		info.CreatedAt = time.Unix(st.Ctim.Unix())
+	}
+	return info
 }
 
 // List implements volumes.Driver.
