@@ -403,6 +403,30 @@ func TestConnectivity(t *testing.T) {
 	}
 }
 
+// A container that comes back with its addresses has another MAC. Whoever talked to it before reaches it at once.
+func TestAddressMoves(t *testing.T) {
+	m := newMachine(t)
+	c := run(t, m)
+	v6 := true
+	subnets := []api.IPAMConfig{{Subnet: netip.MustParsePrefix("10.9.0.0/24")}, {Subnet: netip.MustParsePrefix("fd12:3456::/64")}}
+	create(t, c, api.CreateRequest{Name: "one", EnableIPv6: &v6, IPAM: &api.IPAM{Config: subnets}})
+	client := attach(t, c, "client", sandbox.JoinRequest{Network: "one"})
+	join := sandbox.JoinRequest{Network: "one", IPv4: netip.MustParseAddr("10.9.0.77"), IPv6: netip.MustParseAddr("fd12:3456::77")}
+	addrs := []string{"10.9.0.77:80", "[fd12:3456::77]:80"}
+	for i := range 10 {
+		server := attach(t, c, "server", join)
+		for _, addr := range addrs {
+			serve(t, server.Key, addr)
+			for _, from := range []string{client.Key, ""} {
+				if _, err := ask(from, addr); err != nil {
+					t.Errorf("start %d: from %q: %v", i, from, err)
+				}
+			}
+		}
+		release(t, c, server)
+	}
+}
+
 func TestPublishedPorts(t *testing.T) {
 	m := newMachine(t)
 	c := run(t, m)

@@ -36,10 +36,11 @@ type Options struct {
 
 // Driver is the bridge driver.
 type Driver struct {
-	mark   string
-	table  *nft.Table
-	host   *netlink.Handle
-	reaper *reaper
+	mark    string
+	table   *nft.Table
+	host    *netlink.Handle
+	control int // see openControl
+	reaper  *reaper
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -50,13 +51,19 @@ func Open(opts Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return &Driver{mark: opts.Mark, table: opts.Table, host: h, reaper: startReaper(h)}, nil
+	control, err := openControl()
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open control socket: %w", err)
+	}
+	return &Driver{mark: opts.Mark, table: opts.Table, host: h, control: control, reaper: startReaper(h)}, nil
 }
 
 // Close waits for the removals that are under way.
 func (d *Driver) Close() error {
 	d.reaper.stop()
 	d.host.Close()
+	_ = unix.Close(d.control) // nothing is written to it
 	if d.table == nil {
 		return nil
 	}

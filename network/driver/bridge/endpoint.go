@@ -123,22 +123,18 @@ func (d *Driver) connect(a driver.Attachment, doc *document) error {
 			return fmt.Errorf("isolate interface %s: %w", attrs.Name, err)
 		}
 	}
-	d.forgetNeighbour(br.Attrs().Index, a.Endpoint)
-	return netns.Do(a.NetNS, func() error { return configure(a) })
-}
-
-// forgetNeighbour makes the host ask again who has the endpoint's addresses: an earlier owner had another MAC.
-func (d *Driver) forgetNeighbour(bridge int, e *driver.Endpoint) {
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if p.IsValid() {
-			// The entry is rarely there, and one that cannot be deleted ages within a minute.
-			_ = d.host.NeighDel(&netlink.Neigh{LinkIndex: bridge, IP: p.Addr().AsSlice()})
+	forward := func() error {
+		if err := settleCarrier(d.control, attrs.Name); err != nil {
+			return fmt.Errorf("let interface %s forward: %w", attrs.Name, err)
 		}
+		return nil
 	}
+	return netns.Do(a.NetNS, func() error { return configure(a, forward) })
 }
 
-// configure runs inside of the namespace.
-func configure(a driver.Attachment) error {
+// configure runs inside of the namespace. Forward makes the port of the bridge forward what the interface sends, once
+// the interface is up.
+func configure(a driver.Attachment, forward func() error) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
@@ -155,10 +151,6 @@ func configure(a driver.Attachment) error {
 	if err := setting("net/ipv6/conf/"+a.IfName+"/disable_ipv6", noIPv6); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("set IPv6 of interface %s: %w", a.IfName, err)
 	}
-	// Neighbours learn at once when an address has moved to another MAC.
-	if err := setting("net/ipv4/conf/"+a.IfName+"/arp_notify", "1"); err != nil {
-		return fmt.Errorf("announce address of interface %s: %w", a.IfName, err)
-	}
 	addrs := append([]netip.Prefix{a.Endpoint.IPv4, a.Endpoint.IPv6}, a.Endpoint.LinkLocal...)
 	for _, p := range addrs {
 		if !p.IsValid() {
@@ -171,7 +163,31 @@ func configure(a driver.Attachment) error {
 	if err := h.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bring interface %s up: %w", a.IfName, err)
 	}
+	if err := forward(); err != nil {
+		return err
+	}
+	if err := announce(h, link, a.Endpoint); err != nil {
+		return fmt.Errorf("announce addresses of interface %s: %w", a.IfName, err)
+	}
 	return nil
+}
+
+// announce tells the network which MAC the endpoint's addresses have now: a container that comes back with its
+// address has another MAC, and neighbours would go on using the old one for up to a minute.
+//
+// The kernel sends the announcements of both families whenever an interface is given a MAC, be it the one that it
+// has. What it sends when the interface comes up is lost, for the port of the bridge does not forward yet.
+func announce(h *netlink.Handle, link netlink.Link, e *driver.Endpoint) error {
+	name := link.Attrs().Name
+	if err := setting("net/ipv4/conf/"+name+"/arp_notify", "1"); err != nil {
+		return err
+	}
+	if e.IPv6.IsValid() {
+		if err := setting("net/ipv6/conf/"+name+"/ndisc_notify", "1"); err != nil {
+			return err
+		}
+	}
+	return h.LinkSetHardwareAddr(link, link.Attrs().HardwareAddr)
 }
 
 // endpointRules returns the entries for the endpoint's ports.
