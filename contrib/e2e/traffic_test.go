@@ -116,6 +116,7 @@ func TestTraffic(t *testing.T) {
 	reaches(true, "two", "web")
 	h.Docker("network", "disconnect", "two", "web")
 	reaches(false, "two", "web")
+	h.comesBack()
 	h.Docker("rm", "-f", "web")
 	far(false, fmt.Sprintf("http://%s1:%d/hostname", peer, port))
 }
@@ -179,4 +180,32 @@ func echo(t *testing.T, addr string) string {
 		t.Error(err)
 	}
 	return line
+}
+
+// comesBack restarts a container that keeps its addresses but not its MAC: one that has talked to it before reaches
+// it at once.
+func (h host) comesBack() {
+	h.T.Helper()
+	v4, v6 := fmt.Sprintf("10.%d.200.", h.Number), fmt.Sprintf("fd00:%x::", h.Number)
+	h.Docker("network", "create", "--ipv6", "--subnet", v4+"0/24", "--subnet", v6+"/64", "fixed")
+	h.Docker("run", "-d", "--name", "back", "--network", "fixed", "--ip", v4+"77", "--ip6", v6+"77", "busybox", "httpd", "-f", "-h", "/etc")
+	h.Docker("run", "-d", "--name", "asks", "--network", "fixed", "busybox", "sleep", "1000")
+	mac := func() string { return h.Docker("exec", "back", "cat", "/sys/class/net/eth0/address") }
+	for range 2 {
+		before := mac()
+		for _, addr := range []string{v4 + "77", "[" + v6 + "77]"} {
+			h.eventually("httpd listens", func() bool {
+				return h.run("exec", "back", "wget", "-qO", "/dev/null", "http://"+addr+"/hostname").code == 0
+			})
+			if r := h.run("exec", "asks", "timeout", "2", "wget", "-qO", "/dev/null", "http://"+addr+"/hostname"); r.code != 0 {
+				h.T.Errorf("%s is not reached: %s", addr, r.err)
+			}
+		}
+		h.Docker("restart", "-t", "0", "back")
+		if mac() == before {
+			h.T.Error("the MAC stays: nothing is tried")
+		}
+	}
+	h.Docker("rm", "-f", "back", "asks")
+	h.Docker("network", "rm", "fixed")
 }

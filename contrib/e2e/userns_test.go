@@ -70,6 +70,7 @@ func TestRemappedUsers(t *testing.T) { // not beside other tests, for what is le
 		t.Fatal(err)
 	}
 
+	h.comesBack()
 	bind := filepath.Join(h.Dir, "made", "bind")
 	uidMap := fmt.Sprintf("0 %d 65536", scratch.RemapUID)
 	all := "0 0 4294967295"
