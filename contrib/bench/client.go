@@ -36,30 +36,38 @@ func (c *client) call(method, path string, body, out any) error {
 	return c.send(method, path, "application/json", r, out)
 }
 
+// get returns an answer as it came.
+func (c *client) get(path string) ([]byte, error) { return c.do(http.MethodGet, path, "", nil) }
+
 func (c *client) send(method, path, contentType string, body io.Reader, out any) error {
+	answer, err := c.do(method, path, contentType, body)
+	if err != nil || out == nil {
+		return err
+	}
+	return json.Unmarshal(answer, out)
+}
+
+func (c *client) do(method, path, contentType string, body io.Reader) ([]byte, error) {
 	req, err := http.NewRequest(method, "http://d/v1.51"+path, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", contentType)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if resp.StatusCode >= 400 {
-		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, bytes.TrimSpace(answer))
+		return nil, fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, bytes.TrimSpace(answer))
 	}
-	if out != nil {
-		return json.Unmarshal(answer, out)
-	}
-	return nil
+	return answer, nil
 }
 
 // ready waits until the daemon answers a ping.

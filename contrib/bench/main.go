@@ -28,7 +28,9 @@ type bench struct {
 	dir    string
 	tree   string // root of dockerd's chroot
 	rounds int
-	rows   []row
+	// treeSize is the size of the tree that is copied into volumes, in MiB.
+	treeSize int64
+	rows     []row
 }
 
 // row is one line of the table. Values are in unit; lower is better unless more is set.
@@ -40,6 +42,8 @@ type row struct {
 	limitOf string
 	goal    float64 // of the ratio; 0: only measured
 	more    bool    // higher is better, and so is a higher ratio
+	// goalOfLimit makes goal one of stated's value by the limit.
+	goalOfLimit bool
 }
 
 func main() {
@@ -49,7 +53,8 @@ func main() {
 	flag.StringVar(&b.runc, "runc", "", "runc binary")
 	flag.StringVar(&b.image, "image", "", "tar of the image to run")
 	flag.IntVar(&b.rounds, "rounds", 7, "rounds of each measurement")
-	only := flag.String("only", "", "comma-separated parts to run: api, run, images, start, live, flushes (default: all)")
+	flag.Int64Var(&b.treeSize, "tree", 1000, "size in MiB of the tree that is copied into volumes")
+	only := flag.String("only", "", "comma-separated parts to run: api, run, images, volumes, copyup, start, live, flushes (default: all)")
 	flag.Parse()
 	if err := b.run(*stated, *tree, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -75,7 +80,7 @@ func (b *bench) run(stated, tree, only string) (err error) {
 	parts := []struct {
 		name string
 		do   func() error
-	}{{"start", b.startEmpty}, {"images", b.images}, {"api", b.api}, {"run", b.containers}, {"flushes", b.countFlushes}, {"live", b.live}, {"start", b.startFull}}
+	}{{"start", b.startEmpty}, {"images", b.images}, {"volumes", b.volumes}, {"copyup", b.copyUp}, {"api", b.api}, {"run", b.containers}, {"flushes", b.countFlushes}, {"live", b.live}, {"start", b.startFull}}
 	// Every part but the starts needs daemons that run and have the image.
 	if err := b.each(func(p *peer) error { return b.prepare(p) }); err != nil {
 		return err
@@ -108,16 +113,16 @@ func (b *bench) prepare(p *peer) error {
 	if _, err := p.up(); err != nil {
 		return err
 	}
-	return b.importImage(p)
+	return p.importImage(b.image, "busybox")
 }
 
-func (b *bench) importImage(p *peer) error {
-	f, err := os.Open(b.image)
+func (p *peer) importImage(archive, name string) error {
+	f, err := os.Open(archive)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return p.api.send("POST", "/images/create?fromSrc=-&repo=busybox&changes=CMD%20%5B%22true%22%5D&changes=ENV%20PATH=/bin", "application/x-tar", f, nil)
+	return p.api.send("POST", "/images/create?fromSrc=-&repo="+name+"&changes=CMD%20%5B%22true%22%5D&changes=ENV%20PATH=/bin", "application/x-tar", f, nil)
 }
 
 // cleanUp ends the daemons with their containers.
@@ -153,15 +158,18 @@ func (b *bench) print() {
 		ratio := r.values[0] / r.values[1]
 		goal := "measured only"
 		if r.goal != 0 {
-			ok, sign := ratio <= r.goal, "≤"
+			ok, sign, of := ratio <= r.goal, "≤", ""
 			if r.more {
 				ok, sign = ratio >= r.goal, "≥"
+			}
+			if r.goalOfLimit {
+				ok, of = r.values[0] <= r.goal*r.limit, " the limit"
 			}
 			verdict := "reached"
 			if !ok {
 				verdict = "missed"
 			}
-			goal = fmt.Sprintf("%s %g × (%s)", sign, r.goal, verdict)
+			goal = fmt.Sprintf("%s %g ×%s (%s)", sign, r.goal, of, verdict)
 		}
 		limit := "-"
 		if r.limit != 0 {
