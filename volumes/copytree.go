@@ -14,9 +14,13 @@ import (
 )
 
 // copyTree copies directories as they are: owners, modes, times, extended attributes, hard links, devices and holes.
+//
+// Where the file system can, copies share the blocks of their originals. An overlay cannot, so beside each directory
+// go those that it may show files of: a file is cloned from where it really lies.
 type copyTree struct {
-	links  map[inodeKey]string    // first copy of each file with more than one name
-	xattrs func(name string) bool // which extended attributes are copied
+	links   map[inodeKey]string    // first copy of each file with more than one name
+	xattrs  func(name string) bool // which extended attributes are copied
+	refused error                  // why blocks cannot be shared, so that nobody tries again
 	// cloneOnly copies no contents but by sharing their blocks, and takes what goes away meanwhile for not there.
 	cloneOnly bool
 }
@@ -33,8 +37,9 @@ func newCloneTree() *copyTree {
 
 type inodeKey struct{ dev, ino uint64 }
 
-// into copies what is in src into the empty directory dst, and then src's own attributes to dst.
-func (c *copyTree) into(ctx context.Context, dst, src string) error {
+// into copies what is in src into the empty directory dst, and then src's own attributes to dst. Layers are directories
+// that src may show files of.
+func (c *copyTree) into(ctx context.Context, dst, src string, layers []string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(src, &st); err != nil {
 		return &os.PathError{Op: "lstat", Path: src, Err: err}
@@ -47,7 +52,7 @@ func (c *copyTree) into(ctx context.Context, dst, src string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name()))
+		err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name()), layers)
 		if err != nil && !(c.cloneOnly && errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}
@@ -55,7 +60,7 @@ func (c *copyTree) into(ctx context.Context, dst, src string) error {
 	return c.attributes(dst, src, &st) // last, because entries change the directory's times
 }
 
-func (c *copyTree) entry(ctx context.Context, dst, src string) error {
+func (c *copyTree) entry(ctx context.Context, dst, src string, layers []string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(src, &st); err != nil {
 		return &os.PathError{Op: "lstat", Path: src, Err: err}
@@ -74,9 +79,9 @@ func (c *copyTree) entry(ctx context.Context, dst, src string) error {
 		if err := os.Mkdir(dst, 0o700); err != nil {
 			return err
 		}
-		return c.into(ctx, dst, src)
+		return c.into(ctx, dst, src, subdirs(layers, filepath.Base(src)))
 	case unix.S_IFREG:
-		err = c.copyFile(dst, src, st.Size)
+		err = c.copyFile(dst, src, &st, layers)
 	case unix.S_IFLNK:
 		var target string
 		if target, err = os.Readlink(src); err == nil {
@@ -95,8 +100,21 @@ func (c *copyTree) entry(ctx context.Context, dst, src string) error {
 	return c.attributes(dst, src, &st)
 }
 
+// subdirs returns the directories called name in those of dirs that have one.
+func subdirs(dirs []string, name string) []string {
+	var subs []string
+	for _, dir := range dirs {
+		var st unix.Stat_t
+		sub := filepath.Join(dir, name)
+		if unix.Lstat(sub, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR { // a link could lead anywhere
+			subs = append(subs, sub)
+		}
+	}
+	return subs
+}
+
 // copyFile shares the blocks where the file system can, and otherwise copies what is between holes.
-func (c *copyTree) copyFile(dst, src string, size int64) (err error) {
+func (c *copyTree) copyFile(dst, src string, st *unix.Stat_t, layers []string) (err error) {
 	in, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -111,19 +129,59 @@ func (c *copyTree) copyFile(dst, src string, size int64) (err error) {
 			err = closeErr
 		}
 	}()
-	if size == 0 {
+	if st.Size == 0 {
 		return nil
 	}
-	switch err := clone(out, in); {
+	switch err := c.share(out, in, st, layers); {
 	case err == nil:
 		return nil
 	case c.cloneOnly:
 		return fmt.Errorf("%s: %w (%v)", src, errNoClone, err)
 	}
+	return copyData(out, in, st.Size)
+}
+
+// share makes out share the blocks of in, which has the attributes st.
+func (c *copyTree) share(out, in *os.File, st *unix.Stat_t, layers []string) error {
+	if c.refused != nil {
+		return c.refused
+	}
+	if len(layers) > 0 {
+		if in = openIn(layers, filepath.Base(in.Name()), st); in == nil {
+			return errNoClone
+		}
+		defer in.Close()
+	}
+	err := clone(out, in)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ENOTTY) {
+		c.refused = err
+	}
+	return err
+}
+
+// openIn opens the file that an overlay of dirs shows as st under this name, or returns nil. An overlay passes the inode
+// of a file on, as long as nobody wrote to it.
+func openIn(dirs []string, name string, st *unix.Stat_t) *os.File {
+	for _, dir := range dirs {
+		path := filepath.Join(dir, name)
+		var real unix.Stat_t
+		if unix.Lstat(path, &real) != nil || real.Ino != st.Ino || real.Size != st.Size || real.Mode != st.Mode ||
+			real.Mtim != st.Mtim || real.Ctim != st.Ctim {
+			continue
+		}
+		if f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0); err == nil {
+			return f
+		}
+	}
+	return nil
+}
+
+// copyData copies the size bytes of in, but for its holes.
+func copyData(out, in *os.File, size int64) error {
 	for offset := int64(0); offset < size; {
 		start, end, err := nextData(in, offset, size)
 		if err != nil {
-			return &os.PathError{Op: "seek", Path: src, Err: err}
+			return &os.PathError{Op: "seek", Path: in.Name(), Err: err}
 		}
 		if start >= size {
 			break

@@ -32,7 +32,10 @@ const (
 // CopyUp fills a volume that is empty from sourceDir, a directory of the image with all symbolic links resolved: its
 // contents, and its own mode, owner and attributes. A volume that holds anything, and a source that is not there, are
 // left as they are. Of several calls at once for one volume, one copies.
-func (s *Store) CopyUp(ctx context.Context, name, sourceDir string) (err error) {
+//
+// Where sourceDir is part of an overlay, layers are the directories that it shows merged; files of theirs are cloned if
+// they are on the volume's file system and that can share blocks. Nobody may change them meanwhile.
+func (s *Store) CopyUp(ctx context.Context, name, sourceDir string, layers []string) (err error) {
 	source, err := os.Lstat(sourceDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -63,7 +66,7 @@ func (s *Store) CopyUp(ctx context.Context, name, sourceDir string) (err error) 
 			err = unmountErr
 		}
 	}()
-	return fill(ctx, path, s.stageFor(name, path), sourceDir, source)
+	return fill(ctx, path, s.stageFor(name, path), sourceDir, source, layers)
 }
 
 // stageFor returns where a copy for the volume at path is prepared, less the suffix.
@@ -88,7 +91,7 @@ func sameMount(a, b string) bool {
 	return sa.Mask&sb.Mask&unix.STATX_MNT_ID != 0 && sa.Mnt_id == sb.Mnt_id
 }
 
-func fill(ctx context.Context, path, stage, sourceDir string, source fs.FileInfo) error {
+func fill(ctx context.Context, path, stage, sourceDir string, source fs.FileInfo, layers []string) error {
 	if _, err := os.Lstat(stage + stageReady); err == nil {
 		return moveEntries(path, stage+stageReady)
 	}
@@ -106,23 +109,23 @@ func fill(ctx context.Context, path, stage, sourceDir string, source fs.FileInfo
 		return err
 	}
 	if empty { // by far the most frequent: a VOLUME that the image only names
-		return newCopyTree().into(ctx, path, sourceDir)
+		return newCopyTree().into(ctx, path, sourceDir, nil)
 	}
-	if err := prepareStage(ctx, stage, sourceDir); err != nil {
+	if err := prepareStage(ctx, stage, sourceDir, layers); err != nil {
 		_ = os.RemoveAll(stage + stagePartial) // the first error is the one to report; the next copy removes it too
 		return fmt.Errorf("copy %s for the volume at %s: %w", sourceDir, path, err)
 	}
 	return moveEntries(path, stage+stageReady)
 }
 
-func prepareStage(ctx context.Context, stage, sourceDir string) error {
+func prepareStage(ctx context.Context, stage, sourceDir string, layers []string) error {
 	if err := os.MkdirAll(filepath.Dir(stage), 0o700); err != nil {
 		return err
 	}
 	if err := os.Mkdir(stage+stagePartial, 0o700); err != nil {
 		return err
 	}
-	if err := newCopyTree().into(ctx, stage+stagePartial, sourceDir); err != nil {
+	if err := newCopyTree().into(ctx, stage+stagePartial, sourceDir, layers); err != nil {
 		return err
 	}
 	if err := fault.Point("copyup.copied"); err != nil {

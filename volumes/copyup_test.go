@@ -137,7 +137,7 @@ func TestCopyUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := h.create(volumes.CreateRequest{Name: name, Options: options})
 			t.Cleanup(func() { _ = unix.Unmount(v.Mountpoint, unix.MNT_DETACH) }) // if the test failed half way
-			if err := h.store.CopyUp(t.Context(), name, image); err != nil {
+			if err := h.store.CopyUp(t.Context(), name, image, nil); err != nil {
 				t.Fatal(err)
 			}
 			path, err := h.store.Mount(t.Context(), name, "m")
@@ -153,7 +153,7 @@ func TestCopyUp(t *testing.T) {
 			if err := os.Remove(filepath.Join(path, "file")); err != nil {
 				t.Fatal(err)
 			}
-			if err := h.store.CopyUp(t.Context(), name, image); err != nil {
+			if err := h.store.CopyUp(t.Context(), name, image, nil); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := os.Lstat(filepath.Join(path, "file")); !errors.Is(err, fs.ErrNotExist) {
@@ -168,25 +168,25 @@ func TestCopyUpOfNothing(t *testing.T) {
 	h.open()
 	ctx := t.Context()
 	v := h.create(volumes.CreateRequest{Name: "vol"})
-	if err := h.store.CopyUp(ctx, "vol", filepath.Join(h.root, "nope")); err != nil {
+	if err := h.store.CopyUp(ctx, "vol", filepath.Join(h.root, "nope"), nil); err != nil {
 		t.Error("a path that the image does not have:", err)
 	}
 	file := filepath.Join(h.root, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, h.store.CopyUp(ctx, "vol", file), "source "+file+" is not directory", nil)
+	wantError(t, h.store.CopyUp(ctx, "vol", file, nil), "source "+file+" is not directory", nil)
 	dir := filepath.Join(h.root, "dir")
 	if err := errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, 70, 71), os.Chmod(dir, 0o1777|fs.ModeSticky)); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.store.CopyUp(ctx, "vol", dir); err != nil {
+	if err := h.store.CopyUp(ctx, "vol", dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(describe(t, dir), describe(t, v.Mountpoint)); diff != "" {
 		t.Error(diff)
 	}
-	err := h.store.CopyUp(ctx, "nope", dir)
+	err := h.store.CopyUp(ctx, "nope", dir, nil)
 	wantError(t, err, "get nope: no such volume", nil)
 }
 
@@ -205,7 +205,7 @@ func TestCopyUpAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, image := range images {
 		wg.Go(func() {
-			if err := h.store.CopyUp(t.Context(), "vol", image); err != nil {
+			if err := h.store.CopyUp(t.Context(), "vol", image, nil); err != nil {
 				t.Error(err)
 			}
 		})

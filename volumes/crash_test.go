@@ -60,7 +60,7 @@ func crash(operation, root string) error {
 	case "remove":
 		err = s.Remove(ctx, "victim", volumes.RemoveRequest{})
 	case "copyup":
-		err = s.CopyUp(ctx, "victim", filepath.Join(root, "image"))
+		err = s.CopyUp(ctx, "victim", filepath.Join(root, "image"), nil)
 	case "import":
 		var in *os.File
 		if in, err = os.Open(filepath.Join(root, "stream")); err == nil {
@@ -360,7 +360,7 @@ func TestCrashInCopyUp(t *testing.T) {
 				h.close()
 				crashAt(t, h.root, "copyup", point)
 				h.open()
-				if err := h.store.CopyUp(t.Context(), "victim", image); err != nil {
+				if err := h.store.CopyUp(t.Context(), "victim", image, nil); err != nil {
 					t.Fatal(err)
 				}
 				path, err := h.store.Mount(t.Context(), "victim", "m")

@@ -195,7 +195,7 @@ func (e *Export) cloneInto(ctx context.Context, clone string) error {
 		return err
 	}
 	defer unlock()
-	return newCloneTree().into(ctx, clone, e.dir)
+	return newCloneTree().into(ctx, clone, e.dir, nil)
 }
 
 // canClone tries whether files below path can be cloned into dir, which it makes.

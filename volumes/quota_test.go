@@ -129,7 +129,7 @@ func TestQuotaCopyUp(t *testing.T) {
 		image := filepath.Join(h.root, "image")
 		makeImage(t, image)
 		v := h.create(volumes.CreateRequest{Name: "vol", Options: sizeOption})
-		if err := h.store.CopyUp(t.Context(), "vol", image); err != nil {
+		if err := h.store.CopyUp(t.Context(), "vol", image, nil); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(describeSettled(t, image), describeSettled(t, v.Mountpoint)); diff != "" {

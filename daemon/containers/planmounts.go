@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
@@ -112,6 +113,10 @@ func (s *Service) copyUp(ctx context.Context, r *Record, m *createMounts) (err e
 		return fmt.Errorf("mount the root file system to fill volumes: %w", err)
 	}
 	defer func() { err = errors.Join(err, s.layers.UnmountRW(ctx, r.ID)) }()
+	data, err := s.layers.RWMetadata(r.ID)
+	if err != nil {
+		return fmt.Errorf("look at the layers of the image: %w", err)
+	}
 	for _, need := range wanted {
 		// Links in the image are followed as the container would: none leads out of the root.
 		source, err := fs.RootPath(root, need.Point.Destination)
@@ -128,11 +133,33 @@ func (s *Service) copyUp(ctx context.Context, r *Record, m *createMounts) (err e
 		if !info.IsDir() && need.FromImage {
 			return errdefs.ErrInvalidArgument.WithMessage("cannot mount volume over existing file, file exists " + source)
 		}
-		if err := s.volumes.CopyUp(ctx, need.Point.Name, source); err != nil {
+		if err := s.volumes.CopyUp(ctx, need.Point.Name, source, mergedDirs(data, root, source)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// mergedDirs returns the directories that an overlay on root shows merged as dir, topmost first. Data is what its
+// driver tells of the layer; that of other drivers names no such directories. A layer in which a link is on the way to
+// dir is left out: it has no part in what is there.
+func mergedDirs(data map[string]string, root, dir string) []string {
+	below, err := filepath.Rel(root, dir)
+	if err != nil || data["UpperDir"] == "" {
+		return nil
+	}
+	var dirs []string
+	for _, layer := range append([]string{data["UpperDir"]}, filepath.SplitList(data["LowerDir"])...) {
+		layer, err := filepath.EvalSymlinks(layer) // layers have short names
+		if err != nil {
+			continue
+		}
+		want := filepath.Join(layer, below)
+		if got, err := filepath.EvalSymlinks(want); err == nil && got == want {
+			dirs = append(dirs, want)
+		}
+	}
+	return dirs
 }
 
 // claim notes that a container which is being created uses a volume.

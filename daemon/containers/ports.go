@@ -77,7 +77,9 @@ type Volumes interface {
 	Unmount(ctx context.Context, name, mountID string) error
 	// LiveRestore registers a mount that a container which kept running uses.
 	LiveRestore(ctx context.Context, name, mountID string) error
-	CopyUp(ctx context.Context, name, sourceDir string) error
+	// CopyUp fills an empty volume from sourceDir. Layers are the directories that sourceDir shows merged, if it is
+	// part of an overlay.
+	CopyUp(ctx context.Context, name, sourceDir string, layers []string) error
 	Release(ctx context.Context, name, ref string) error
 	Remove(ctx context.Context, name string) error
 }
