@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -214,5 +216,140 @@ func TestCopyUpAtOnce(t *testing.T) {
 	entries, err := os.ReadDir(v.Mountpoint)
 	if err != nil || len(entries) != 1 || !slices.Contains([]string{"file0", "file1", "file2", "file3"}, entries[0].Name()) {
 		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+// mountOverlay mounts an overlay of the layers, topmost first, below dir, and returns where.
+func mountOverlay(t testing.TB, dir string, layers ...string) string {
+	t.Helper()
+	merged, upper, work := filepath.Join(dir, "merged"), filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+	for _, d := range []string{merged, upper, work} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	options := "lowerdir=" + strings.Join(layers, ":") + ",upperdir=" + upper + ",workdir=" + work
+	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(merged, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return merged
+}
+
+// newXFS returns a directory on an xfs of its own, which can share blocks.
+func newXFS(t *testing.T) string {
+	t.Helper()
+	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	run := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+		}
+	}
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 512<<20)); err != nil {
+		t.Fatal(err)
+	}
+	run("mkfs.xfs", "-q", "-m", "reflink=1", image)
+	run("mount", "-o", "loop", image, dir)
+	t.Cleanup(func() { run("umount", dir) })
+	return dir
+}
+
+// sharesBlocks reports whether all blocks of a file are also another file's.
+func sharesBlocks(t *testing.T, path string) bool {
+	t.Helper()
+	const getMap, maxExtents, shared = 0xc020660b, 16, 0x2000 // FS_IOC_FIEMAP and FIEMAP_EXTENT_SHARED in linux/fiemap.h
+	type extent struct {
+		logical, physical, length uint64
+		_                         [2]uint64
+		flags                     uint32
+		_                         [3]uint32
+	}
+	var m struct {
+		start, length                      uint64
+		flags, mapped, extentCount, unused uint32
+		extents                            [maxExtents]extent
+	}
+	m.length, m.extentCount = 1<<63, maxExtents
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), getMap, uintptr(unsafe.Pointer(&m))); errno != 0 {
+		t.Fatal(errno)
+	}
+	for _, e := range m.extents[:m.mapped] {
+		if e.flags&shared == 0 {
+			return false
+		}
+	}
+	return m.mapped > 0
+}
+
+func TestCopyUpSharesBlocks(t *testing.T) {
+	h := newHost(t)
+	h.root = newXFS(t)
+	h.open()
+	t.Cleanup(func() { h.store.Close() }) // before its file system goes; a second Close does nothing
+	in := func(elems ...string) string { return filepath.Join(append([]string{h.root}, elems...)...) }
+	write := func(path, content string) {
+		t.Helper()
+		data := bytes.Repeat([]byte(content), 64<<10)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(in("low", "dir", "low"), "l")
+	write(in("low", "dir", "hidden"), "l")
+	write(in("low", "dir", "changed"), "l")
+	write(in("low", "dir", "sub", "deep"), "l")
+	write(in("low", "dir", "replaced", "low"), "l")
+	write(in("top", "dir", "top"), "t")
+	write(in("top", "dir", "hidden"), "t")
+	write(in("top", "dir", "replaced", "top"), "t")
+	if err := unix.Setxattr(in("top", "dir", "replaced"), "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(in("low", "dir", "low"), in("low", "dir", "sub", "link")); err != nil {
+		t.Fatal(err)
+	}
+	merged := mountOverlay(t, h.root, in("top"), in("low"))
+	write(filepath.Join(merged, "dir", "changed"), "c")
+	layers := []string{in("upper", "dir"), in("top", "dir"), in("low", "dir")}
+	cloned := map[string]bool{"low": true, "hidden": true, "top": true, "sub/deep": true, "sub/link": true, "replaced/top": true}
+	for _, test := range []struct {
+		volume, source string
+		layers         []string
+		shared         map[string]bool
+	}{
+		{volume: "overlay", source: filepath.Join(merged, "dir"), layers: layers, shared: cloned},
+		{volume: "unknown", source: filepath.Join(merged, "dir")},
+		{volume: "wrong", source: filepath.Join(merged, "dir"), layers: []string{in("low", "dir", "sub"), in("nowhere")}},
+		{volume: "plain", source: in("low", "dir"), shared: map[string]bool{"low": true, "hidden": true, "changed": true,
+			"sub/deep": true, "sub/link": true, "replaced/low": true}},
+	} {
+		t.Run(test.volume, func(t *testing.T) {
+			v := h.create(volumes.CreateRequest{Name: test.volume})
+			if err := h.store.CopyUp(t.Context(), test.volume, test.source, test.layers); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(describe(t, test.source), describe(t, v.Mountpoint)); diff != "" {
+				t.Error(diff)
+			}
+			for _, name := range []string{"low", "hidden", "top", "changed", "sub/deep", "sub/link", "replaced/top", "replaced/low"} {
+				path := filepath.Join(v.Mountpoint, name)
+				if _, err := os.Lstat(path); err != nil {
+					continue // describe has compared the names
+				}
+				if got := sharesBlocks(t, path); got != test.shared[name] {
+					t.Errorf("%s shares its blocks: %v, want %v", name, got, test.shared[name])
+				}
+			}
+		})
 	}
 }

@@ -278,7 +278,9 @@ func (v fakeVolumes) LiveRestore(_ context.Context, name, mountID string) error 
 	})
 }
 
-func (v fakeVolumes) CopyUp(context.Context, string, string, []string) error { return v.do("CopyUp", nothing) }
+func (v fakeVolumes) CopyUp(context.Context, string, string, []string) error {
+	return v.do("CopyUp", nothing)
+}
 
 func nothing() error { return nil }
 
