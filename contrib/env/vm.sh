@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# vm.sh [-m MiB] [-t SECONDS] [-k MODULE]... [-f FILE]... [-r DIR] [-d DISK]... -- PROGRAM [ARG...]
+# vm.sh [-m MiB] [-t SECONDS] [-k MODULE]... [-x MODULE]... [-f FILE]... [-r DIR|IMAGE] [-d DISK]... -- PROGRAM [ARG...]
 # Run a program as root in a small virtual machine and exit with its status. Its kernel (Debian 12's, 6.1) has what the
 # host's may lack: device-mapper thin provisioning, dm-flakey, cgroup v2 alone, IPsec and more. qemu emulates it in
 # software, so no KVM is needed: it boots in about 3 s and runs 10 to 20 times slower than the host.
 #
 #   without -r  the root is an initramfs: busybox, dmsetup, mkfs.ext4, mkfs.xfs, the static PROGRAM and each -f FILE
-#   with -r     a copy of DIR becomes a disk of its own, mounted as root; PROGRAM is a path in it
-#   -k          one more kernel module, with what it depends on
+#   with -r     a copy of DIR becomes a disk of its own, mounted as root; PROGRAM is a path in it. A file is an ext4
+#               image of such a disk, for many runs: what they write to it is thrown away.
+#   -k, -x      one more kernel module, with what it depends on; one less: a boot is the faster for it
 #   -d          a raw disk image, kept between runs: the guest's /dev/vdb and so on, /dev/vda without -r
 #
 # stdout and stderr are the guest's console. /scratch is a tmpfs for sparse files. A guest that powers itself off or
@@ -18,7 +19,7 @@ modules=(loop dm-mod dm-thin-pool dm-flakey dm-log-writes dm-delay overlay xfs b
   nft_nat nft_fib_inet nf_conntrack_netlink tun unix_diag tcp_diag udp_diag netlink_diag af_packet_diag)
 while [ "${1:-}" != -- ]; do
   case ${1:-} in
-    -m) mem=$2;; -t) limit=$2;; -f) files+=("$2");; -k) modules+=("$2");; -r) dir=$2;; -d) disks+=("$2");;
+    -m) mem=$2;; -t) limit=$2;; -f) files+=("$2");; -k) modules+=("$2");; -x) modules=($(printf '%s\n' "${modules[@]}" | grep -vx "$2"));; -r) dir=$2;; -d) disks+=("$2");;
     *) sed -n 2p "$0" >&2; exit 2;;
   esac
   shift 2
@@ -43,7 +44,9 @@ n=0; while read -r ko; do n=$((n+1)); cp "$ko" "$root/mod/$(printf %03d $n)-$(ba
 copy() { cp -L "$1" "$root$2"; for l in $(ldd "$1" 2>/dev/null | grep -o '/[^ ]*'); do mkdir -p "$root$(dirname "$l")"; cp -nL "$l" "$root$l"; done; }
 for b in dmsetup mkfs.ext4 mkfs.xfs blkid; do [ ! -x /usr/sbin/$b ] || copy /usr/sbin/$b /sbin/$b; done
 disk=()
-if [ -n "$dir" ]; then : >"$root/etc/disk-root"
+if [ -f "$dir" ]; then : >"$root/etc/disk-root"
+  disk=(-drive "file=$dir,format=raw,if=virtio,snapshot=on"); program=$1
+elif [ -n "$dir" ]; then : >"$root/etc/disk-root"
   size=$(( $(du -sm "$dir" | cut -f1) * 5 / 4 + 2048 )); truncate -s ${size}M "$work/disk"; mkfs.ext4 -q -d "$dir" "$work/disk"
   disk=(-drive "file=$work/disk,format=raw,if=virtio,cache=unsafe"); program=$1
 else

@@ -10,12 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/internal/testenv/scratch"
@@ -23,43 +23,71 @@ import (
 
 const device = "/dev/vdb" // in the virtual machine: the disk that is kept
 
-// TestCuts runs in the virtual machine: it cuts the power of a machine again and again.
+// cutDisk is the kept disk below dm-flakey.
+type cutDisk struct {
+	node         string // to be mounted
+	linear, lost string // tables: one that writes, and one that drops all writes
+}
+
+// openCutDisk puts the kept disk below dm-flakey.
+func openCutDisk(t *testing.T) cutDisk {
+	t.Helper()
+	sectors := scratch.Run(t, "blockdev", "--getsz", device)
+	d := cutDisk{
+		linear: "0 " + sectors + " linear " + device + " 0",
+		lost:   "0 " + sectors + " flakey " + device + " 0 0 86400 1 drop_writes",
+	}
+	scratch.Run(t, "dmsetup", "create", "--noudevsync", "--noudevrules", "cut", "--table", d.linear)
+	d.node = "/dev/" + scratch.Run(t, "dmsetup", "info", "-c", "--noheadings", "-o", "blkdevname", "cut")
+	return d
+}
+
+// cutPower drops what p's machine writes from a random instant of its work on, and ends it. It returns what may be on
+// the disk. A start takes a second here and a removal a few milliseconds: the wait after an operation has begun or
+// ended is of any order between, so that each kind is caught half-way.
+func (d cutDisk) cutPower(t *testing.T, p *powered) disk {
+	t.Helper()
+	scratch.Run(t, "dmsetup", "load", "cut", "--table", d.lost)
+	p.work(rand.IntN(24))
+	time.Sleep(rand.N(time.Second >> rand.IntN(8)))
+	return p.cut(func() { scratch.Run(t, "dmsetup", "resume", "--noudevsync", "--noflush", "--nolockfs", "cut") })
+}
+
+// restore lets the disk write again. Nobody has it mounted.
+func (d cutDisk) restore(t *testing.T) {
+	t.Helper()
+	scratch.Run(t, "dmsetup", "load", "cut", "--table", d.linear)
+	scratch.Run(t, "dmsetup", "resume", "--noudevsync", "cut")
+}
+
+// inside is the machine that runs in the virtual machine on a device.
+func inside(device string, before disk) machine {
+	return machine{Device: device, Binary: "/usr/bin/stated", Image: "/suite/busybox.tar", Log: "/run/machine.log", Before: before, Work: true}
+}
+
+// TestCuts runs in the virtual machine: it cuts the power of a machine twice.
 func TestCuts(t *testing.T) {
 	if os.Getenv("STATED_INSIDE") == "" {
 		return // TestVM starts a virtual machine that runs it
 	}
-	cuts, err := strconv.Atoi(os.Getenv("STATED_CUTS"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	scratch.Run(t, "mkfs.ext4", "-q", device)
-	sectors := scratch.Run(t, "blockdev", "--getsz", device)
-	linear := "0 " + sectors + " linear " + device + " 0"
-	lost := "0 " + sectors + " flakey " + device + " 0 0 86400 1 drop_writes"
-	scratch.Run(t, "dmsetup", "create", "--noudevsync", "--noudevrules", "cut", "--table", linear)
-	node := "/dev/" + scratch.Run(t, "dmsetup", "info", "-c", "--noheadings", "-o", "blkdevname", "cut")
+	d := openCutDisk(t)
 	state := disk{}
-	operations := map[string]int{}
-	for n := range cuts {
-		m := machine{Device: node, Binary: "/usr/bin/stated", Image: "/suite/busybox.tar", Log: "/run/machine.log", Before: state, Work: true}
+	for n := range 2 {
+		m := inside(d.node, state)
+		m.BootID = uuid.NewString()
 		p := power(t, m)
 		p.checked(t)
-		scratch.Run(t, "dmsetup", "load", "cut", "--table", lost)
-		p.work(rand.IntN(16))
-		time.Sleep(rand.N(time.Second))
-		state = p.cut(func() { scratch.Run(t, "dmsetup", "resume", "--noudevsync", "--noflush", "--nolockfs", "cut") })
-		for name, count := range p.operations {
-			operations[name] += count
-		}
+		state = d.cutPower(t, p)
 		waitUnmounted(t)
-		scratch.Run(t, "dmsetup", "load", "cut", "--table", linear)
-		scratch.Run(t, "dmsetup", "resume", "--noudevsync", "cut")
+		d.restore(t)
 		removeCgroups()
-		t.Logf("cut %d: %d containers in question", n+1, len(state))
+		t.Logf("cut %d: %d containers in question; acknowledged before: %v", n+1, len(state), p.operations)
 	}
-	t.Logf("acknowledged before a cut: %v", operations)
 	// The last one is checked too.
-	p := power(t, machine{Device: node, Binary: "/usr/bin/stated", Log: "/run/machine.log", Before: state})
+	m := inside(d.node, state)
+	m.BootID, m.Work = uuid.NewString(), false
+	p := power(t, m)
 	p.checked(t)
 	p.cut(func() {})
 	waitUnmounted(t)
@@ -87,11 +115,19 @@ func TestCrash(t *testing.T) {
 	if err := json.Unmarshal(data, &state); err != nil {
 		t.Fatal(err)
 	}
-	p := power(t, machine{Device: device, Binary: "/usr/bin/stated", Log: "/run/machine.log", Before: state, Work: true})
+	m := inside(device, state)
+	m.BootID = uuid.NewString()
+	p := power(t, m)
 	p.checked(t)
 	p.report(os.Stdout) // what is told from now on is told outside too
 	p.work(4 + rand.IntN(8))
 	time.Sleep(rand.N(time.Second))
+	endKernel(t)
+}
+
+// endKernel ends the virtual machine as a cut of its power would: nothing is written, nobody is told.
+func endKernel(t *testing.T) {
+	t.Helper()
 	if err := os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -213,16 +249,18 @@ func (p *powered) report(w io.Writer) {
 	p.outside = w
 }
 
-// checked waits for the machine's check, which must have found all in order.
-func (p *powered) checked(t *testing.T) {
+// checked waits for the machine's check, which must have found all in order, and returns the containers' states.
+func (p *powered) checked(t *testing.T) map[string]string {
 	t.Helper()
 	select {
 	case n, ok := <-p.found:
 		if !ok || n.Failed != "" {
 			t.Fatalf("after the boot: %s", n.Failed)
 		}
+		return n.Found
 	case <-time.After(3 * time.Minute):
 		t.Fatal("the machine does not come up")
+		return nil
 	}
 }
 

@@ -18,7 +18,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/internal/testenv/scratch"
@@ -34,6 +33,7 @@ type machine struct {
 	Binary string // the daemon
 	Image  string // a tar to import when the disk is new
 	Log    string // of the daemon
+	BootID string // unless it is the kernel's own
 	Before disk   // what must be found
 	Work   bool   // go on with operations once that is checked
 }
@@ -107,14 +107,11 @@ func (m *machine) up() error {
 	if err := os.MkdirAll(execRoot, 0o755); err != nil {
 		return err
 	}
-	bootID := execRoot + "/boot-id"
 	err := errors.Join(
 		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 		unix.Mount("proc", "/proc", "proc", 0, ""),
 		unix.Mount("tmpfs", execRoot, "tmpfs", 0, ""),
-		os.WriteFile(bootID, []byte(uuid.NewString()+"\n"), 0o444),
-		// Every boot has an id of its own.
-		unix.Mount(bootID, "/proc/sys/kernel/random/boot_id", "", unix.MS_BIND, ""),
+		m.setBootID(),
 		unix.Mount(m.Device, mountPoint, "ext4", 0, ""),
 		exec.Command("ip", "link", "set", "lo", "up").Run(),
 	)
@@ -141,6 +138,18 @@ func (m *machine) up() error {
 		return nil
 	}
 	return m.install()
+}
+
+// setBootID gives this boot an id of its own when it shares the kernel with others.
+func (m *machine) setBootID() error {
+	if m.BootID == "" {
+		return nil
+	}
+	path := execRoot + "/boot-id"
+	if err := os.WriteFile(path, []byte(m.BootID+"\n"), 0o444); err != nil {
+		return err
+	}
+	return unix.Mount(path, "/proc/sys/kernel/random/boot_id", "", unix.MS_BIND, "")
 }
 
 // install gives a new disk its image, its volume and its counter.
