@@ -145,7 +145,7 @@ func (m *machine) wipe(t testing.TB) {
 			t.Error(err)
 		}
 	}
-	links, err := netlink.LinkList()
+	links, err := netns.Dump(netlink.LinkList)
 	if err != nil {
 		t.Error(err)
 	}
@@ -294,7 +294,7 @@ nsenter --net=%[1]s ip route add default via 198.51.100.1`, ns)
 func state(t testing.TB, m *machine) string {
 	t.Helper()
 	var lines []string
-	links, err := netlink.LinkList()
+	links, err := netns.Dump(netlink.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}
