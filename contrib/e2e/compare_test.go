@@ -361,7 +361,7 @@ docker events --since 1m --until $(date +%s.%N) --filter container=s3 --format '
 docker events --since 1m --until $(date +%s.%N) --filter type=network --filter event=nope
 docker events --since 1m --until $(date +%s.%N) --filter nope=1 | grep -c create | sed 's/.*/some/'
 docker events --since x
-docker run --name e1 -v evol:/x --network none --label k=v busybox true; docker events --since 1m --until $(date +%s.%N) --filter type=volume --filter event=create --filter event=mount --format '{{.Action}} {{json .Actor.Attributes}}'
+docker run --name e1 -v evol:/x --network none --label k=v busybox true; docker events --since 1m --until $(date +%s.%N) --filter volume=evol --filter event=create --filter event=mount --format '{{.Action}} {{json .Actor.Attributes}}'
 docker rm e1; docker volume rm evol; docker events --since 1m --until $(date +%s.%N) --filter volume=evol --format '{{.Action}}'
 docker events --since 1m --until $(date +%s.%N) --filter label=k=v --format '{{.Action}} {{json .Actor.Attributes}}'
 docker stats --no-stream --format '{{.Name}} {{.PIDs}}' s1

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
@@ -226,8 +227,8 @@ func (s *Service) runProbe(ctx context.Context, c *Container, r *run, id string,
 	defer cancel()
 	exit, err := p.Wait(limit)
 	if err != nil {
-		_ = p.Kill(background, 9) // it may have ended by itself meanwhile
-		if ctx.Err() == nil && limit.Err() != nil {
+		_ = p.Kill(background, 9)                                // it may have ended by itself meanwhile
+		if ctx.Err() == nil && errdefs.IsDeadlineExceeded(err) { // by the shim's clock, perhaps, and not yet by ours
 			_, _ = p.Wait(ctx) // after SIGKILL this is short; the delete below tells when it is not
 			return 0, errProbeTimeout
 		}
