@@ -166,7 +166,7 @@ docker inspect -f '{{json .Mounts}} {{json .HostConfig.Mounts}}' im
 grep -ho '"MountPoints":.*"SecretRef' $D/{root,data}/containers/*/config.v2.json 2>/dev/null
 ls $D/*/image/overlay2/layerdb/mounts/
 docker ps -a --filter ancestor=tree:1 -q
-docker ps -a --filter volume=tree:1 --format '{{.Names}} {{.Mounts}}'
+docker ps -a --filter volume=tree:1 --format '{{.Names}},{{.Mounts}}' | tr , '\n' | sort
 docker tag tree:1 tree:2
 docker rmi tree:2
 docker rmi tree:1
