@@ -129,7 +129,8 @@ docker run --rm --mount type=volume,src=sub,dst=/t,volume-subpath=/a busybox tru
 docker run --rm --mount type=volume,dst=/t,volume-subpath=a busybox true
 docker run --rm --mount type=volume,src=fresh,dst=/bin/x,volume-subpath=a busybox true
 docker run -d --name sp --mount type=volume,src=sub,dst=/t,volume-subpath=a --mount type=volume,src=sub,dst=/t/b,volume-subpath=a/b,readonly busybox sleep 1000
-docker inspect -f '{{json .Mounts}} {{json .HostConfig.Mounts}} {{json .State.Error}}' sp
+docker inspect -f '{{range .Mounts}}{{json .}}{{println}}{{end}}' sp | sort
+docker inspect -f '{{json .HostConfig.Mounts}} {{json .State.Error}}' sp
 grep -ho '"MountPoints":.*"SecretRef' $D/{root,data}/containers/*/config.v2.json 2>/dev/null
 docker restart -t 0 sp
 docker run --rm --volumes-from sp:ro busybox sh -c 'ls /t; touch /t/x; touch /t/b/x'
@@ -162,7 +163,8 @@ docker create --name no --mount type=image,dst=/t busybox true
 docker create --name no --mount type=image,src=tree:1,dst=/t,bind-propagation=shared busybox true
 docker ps -aq
 docker run -d --name im --mount type=image,src=tree:1,dst=/t --mount type=image,src=busybox,dst=/u,image-subpath=bin busybox sleep 1000
-docker inspect -f '{{json .Mounts}} {{json .HostConfig.Mounts}}' im
+docker inspect -f '{{range .Mounts}}{{json .}}{{println}}{{end}}' im | sort
+docker inspect -f '{{json .HostConfig.Mounts}}' im
 grep -ho '"MountPoints":.*"SecretRef' $D/{root,data}/containers/*/config.v2.json 2>/dev/null
 ls $D/*/image/overlay2/layerdb/mounts/
 docker ps -a --filter ancestor=tree:1 -q
