@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"stated.dev/stated/internal/testenv/hostile"
 	"stated.dev/stated/internal/testenv/scratch"
 	"stated.dev/stated/volumes"
 )
@@ -100,7 +101,7 @@ func TestFullDisk(t *testing.T) {
 	h.open()
 	acknowledged := []string{"first"}
 	h.create(volumes.CreateRequest{Name: "first", Labels: map[string]string{"n": "first"}})
-	ballast := fillDisk(t, h.root)
+	ballast := hostile.FillDisk(t, h.root)
 	giveBack(t, ballast, 64<<10) // room for some more
 	refused := 0
 	create := func() {
@@ -165,29 +166,6 @@ func giveBack(t *testing.T, path string, bytes int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// fillDisk writes a file into dir until the disk has no block left, and returns its path.
-func fillDisk(t *testing.T, dir string) string {
-	t.Helper()
-	path := filepath.Join(dir, "ballast")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for size := 1 << 20; size > 0; size /= 4 {
-		for err = nil; err == nil; {
-			_, err = f.Write(make([]byte, size))
-		}
-		if !errors.Is(err, unix.ENOSPC) {
-			t.Fatal(err)
-		}
-		if err := f.Sync(); err != nil && !errors.Is(err, unix.ENOSPC) {
-			t.Fatal(err)
-		}
-	}
-	return path
 }
 
 // Two clients create and remove one volume again and again. Each sees it with what it wrote there, or gone; none sees

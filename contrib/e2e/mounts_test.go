@@ -4,11 +4,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"stated.dev/stated/internal/testenv/hostile"
 )
 
 // TestSwappedSubpath starts containers while a directory of their volume is swapped for a link that leads out of it, as
@@ -27,21 +26,7 @@ func TestSwappedSubpath(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	stop := make(chan struct{})
-	var swapping sync.WaitGroup
-	swapping.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				if err := unix.Renameat2(unix.AT_FDCWD, data+"/a", unix.AT_FDCWD, data+"/link", unix.RENAME_EXCHANGE); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		}
-	})
+	stop := hostile.Swap(t, data+"/a", data+"/link")
 	in, refused := 0, 0
 	for range 30 {
 		r := h.run("run", "--rm", "--network", "none", "--mount", "type=volume,src=swap,dst=/t,volume-subpath=a/b", "busybox", "cat", "/t/file")
@@ -54,8 +39,7 @@ func TestSwappedSubpath(t *testing.T) {
 			t.Errorf("code %d: %s, %s", r.code, r.out, r.err)
 		}
 	}
-	close(stop)
-	swapping.Wait()
+	stop()
 	t.Logf("%d containers saw the volume, %d were refused", in, refused)
 	noPins(t, h)
 }

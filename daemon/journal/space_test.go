@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/daemon/journal"
+	"stated.dev/stated/internal/testenv/hostile"
 )
 
 // small mounts a file system of a fixed size on a new directory.
@@ -26,32 +27,12 @@ func small(t *testing.T, size string) string {
 	return dir
 }
 
-// fill uses up all space below dir and returns the file that has it.
-func fill(t *testing.T, dir string) string {
-	t.Helper()
-	path := filepath.Join(dir, "ballast")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for size := 1 << 20; size > 0; size /= 16 {
-		for err = nil; err == nil; {
-			_, err = f.Write(make([]byte, size))
-		}
-	}
-	if !errors.Is(err, syscall.ENOSPC) {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // TestFullDisk: a change fails as a whole with the reason, what frees space does not, and afterwards all goes on.
 func TestFullDisk(t *testing.T) {
 	root := small(t, "16m")
 	j, _ := open(t, root)
 	commit(t, j, write("c/config.v2.json", `{"v":1}`), write("c/hostconfig.json", `{"v":1}`), write("d/config.v2.json", `{}`))
-	ballast := fill(t, root)
+	ballast := hostile.FillDisk(t, root)
 	err := j.Commit(t.Context(), write("c/config.v2.json", `{"v":2}`), write("c/hostconfig.json", `{"v":2}`))
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("commit on a full disk: %v", err)

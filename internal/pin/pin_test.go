@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/internal/pin"
+	"stated.dev/stated/internal/testenv/hostile"
 	"stated.dev/stated/network/netns/netnstest"
 )
 
@@ -110,21 +110,7 @@ func TestSwap(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "out", "b", "file"), []byte("out"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	stop := make(chan struct{})
-	var swapping sync.WaitGroup
-	swapping.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				if err := unix.Renameat2(unix.AT_FDCWD, base+"/a", unix.AT_FDCWD, base+"/abs", unix.RENAME_EXCHANGE); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		}
-	})
+	stop := hostile.Swap(t, base+"/a", base+"/abs")
 	held, refused := 0, 0
 	for range 3000 {
 		p, err := pins.Below(base, "a/b")
@@ -140,8 +126,7 @@ func TestSwap(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	close(stop)
-	swapping.Wait()
+	stop()
 	if held == 0 || refused == 0 {
 		t.Errorf("%d pins made, %d refused: that was no race", held, refused)
 	}
