@@ -137,9 +137,6 @@ func (s *Store) createNew(ctx context.Context, req CreateRequest) (*entry, error
 	case !errdefs.IsNotFound(err):
 		return nil, fmt.Errorf("error while checking if volume %q exists in driver %q: %w", req.Name, d.Name(), err)
 	}
-	if err := d.Validate(req.Name, req.Options); err != nil {
-		return nil, err
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -151,7 +148,20 @@ func (s *Store) createNew(ctx context.Context, req CreateRequest) (*entry, error
 	}
 	s.meta.settle(r.Name)
 	s.dropTombstone(r.Name)
+	s.stock(d)
 	return newRecorded(r, d, info), nil
+}
+
+// stock lets a driver that is short of preparations make more, in the background.
+func (s *Store) stock(d Driver) {
+	stocker, ok := d.(Stocker)
+	if !ok || !stocker.Low() || !s.stocking.CompareAndSwap(false, true) {
+		return
+	}
+	s.tasks.Go(func() {
+		defer s.stocking.Store(false)
+		stocker.Stock(s.ctx)
+	})
 }
 
 func (s *Store) stageRecordPublish(ctx context.Context, d Driver, r record) (Info, error) {

@@ -28,9 +28,7 @@ type Driver interface {
 	// sweeps there what a crash left half made, but for removals, which the store completes.
 	Start(ctx context.Context) error
 
-	// Validate refuses names and options that Stage would refuse. It changes nothing.
-	Validate(name string, options map[string]string) error
-	// Stage prepares a new volume out of everybody's sight.
+	// Stage prepares a new volume out of everybody's sight. A name or an option that it refuses changes nothing.
 	Stage(ctx context.Context, name string, options map[string]string) (Staged, error)
 
 	Get(ctx context.Context, name string) (Info, error)
@@ -61,6 +59,15 @@ type Sweeper interface {
 	// Sweep releases what is mounted and used by nobody. It is called when every user whose mount outlived the daemon is
 	// registered, and may run beside other calls.
 	Sweep(ctx context.Context) error
+}
+
+// A Stocker is a driver that can prepare for the next Stage calls before anybody waits for them.
+type Stocker interface {
+	// Low reports whether it is time to call Stock.
+	Low() bool
+	// Stock prepares what a Stage will take. The store calls it beside all other calls, but never twice at a time. It
+	// ends early with ctx, and reports nothing: Stage does without.
+	Stock(ctx context.Context)
 }
 
 // Traits say how the store may treat a driver.

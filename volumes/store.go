@@ -74,6 +74,7 @@ type Store struct {
 	freeze     func(ctx context.Context, volume string) (Frozen, error)
 	now        func() time.Time
 	pruning    atomic.Bool
+	stocking   atomic.Bool
 	buried     atomic.Bool // there may be tombstones
 	// sought has a channel for each driver that the start looks for, closed when that ends. It is fixed when Open
 	// returns.
@@ -333,6 +334,9 @@ func (s *Store) whereIs(ctx context.Context, name, driver string) (Driver, *Info
 		return s.askDriver(ctx, driver, name)
 	}
 	list := s.foreignDrivers(ctx)
+	if len(list) == 0 {
+		return nil, nil, ctx.Err()
+	}
 	infos := make([]*Info, len(list))
 	bounded, cancel := context.WithTimeout(ctx, s.deadline)
 	defer cancel()

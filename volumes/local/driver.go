@@ -54,6 +54,8 @@ type Options struct {
 	StateDir string
 	// UID and GID own the data directories of new volumes: the user that containers see as root.
 	UID, GID int
+	// Spares is how many directories are kept ready for new volumes. More are made when half of them are taken.
+	Spares int
 	// Resolve finds the addresses of the hosts that NFS and CIFS volumes name. Nil: the system's resolver.
 	Resolve Resolver
 }
@@ -65,6 +67,7 @@ type Driver struct {
 	resolve       Resolver
 	stageDir      string                // set by Start
 	quota         *projectquota.Control // set by Start; nil: none
+	spare         chan string           // directories in the stage, for volumes without options
 
 	mu      sync.Mutex // guards the map
 	volumes map[string]*vol
@@ -74,6 +77,7 @@ var (
 	_ volumes.Driver    = (*Driver)(nil)
 	_ volumes.Sweeper   = (*Driver)(nil)
 	_ volumes.Rescanner = (*Driver)(nil)
+	_ volumes.Stocker   = (*Driver)(nil)
 	_ volumes.Fillable  = (*staged)(nil)
 )
 
@@ -96,7 +100,7 @@ func (v *vol) data() string { return filepath.Join(v.root, dataName) }
 
 // New returns the driver for opts.Dir. It touches nothing before Start.
 func New(opts Options) *Driver {
-	d := &Driver{dir: opts.Dir, stateDir: opts.StateDir, uid: opts.UID, gid: opts.GID, resolve: opts.Resolve, volumes: map[string]*vol{}}
+	d := &Driver{dir: opts.Dir, stateDir: opts.StateDir, uid: opts.UID, gid: opts.GID, resolve: opts.Resolve, volumes: map[string]*vol{}, spare: make(chan string, opts.Spares)}
 	if d.resolve == nil {
 		d.resolve = lookUp
 	}
@@ -253,8 +257,7 @@ func mkdir(path string, mode uint32, uid, gid int) error {
 
 var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
-// Validate implements volumes.Driver.
-func (d *Driver) Validate(name string, opts map[string]string) error {
+func validName(name string) error {
 	if len(name) == 1 {
 		return errdefs.ErrInvalidArgument.WithMessage("volume name is too short, names should be at least two alphanumeric characters")
 	}
@@ -262,25 +265,50 @@ func (d *Driver) Validate(name string, opts map[string]string) error {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q includes invalid characters for a local volume name, "+
 			"only %q are allowed. If you intended to pass a host directory, use absolute path", name, "[a-zA-Z0-9][a-zA-Z0-9_.-]"))
 	}
-	_, err := d.parseOptions(opts)
-	return err
+	return nil
 }
 
 // Stage implements volumes.Driver.
 func (d *Driver) Stage(_ context.Context, name string, opts map[string]string) (volumes.Staged, error) {
-	if err := d.Validate(name, opts); err != nil {
+	if err := validName(name); err != nil {
 		return nil, err
 	}
 	parsed, err := d.parseOptions(opts)
 	if err != nil {
 		return nil, err
 	}
-	s := &staged{driver: d, name: name, path: filepath.Join(d.stageDir, stagePrefix+ids.New()), options: parsed}
+	s := &staged{driver: d, name: name, options: parsed}
+	if parsed == nil {
+		select {
+		case s.path = <-d.spare:
+			return s, nil
+		default:
+		}
+	}
+	s.path = d.stagePath()
 	if err := s.fill(); err != nil {
 		_ = d.discard(s.path) // the first error is the one to report; Start sweeps the rest
 		return nil, err
 	}
 	return s, nil
+}
+
+func (d *Driver) stagePath() string { return filepath.Join(d.stageDir, stagePrefix+ids.New()) }
+
+// Low implements volumes.Stocker. Where the stage is among the volumes there is no stock: dockerd would take what a stop
+// leaves of it for volumes.
+func (d *Driver) Low() bool { return cap(d.spare) > 0 && len(d.spare) <= cap(d.spare)/2 && d.stageDir != d.dir }
+
+// Stock implements volumes.Stocker.
+func (d *Driver) Stock(ctx context.Context) {
+	for ctx.Err() == nil && len(d.spare) < cap(d.spare) {
+		s := &staged{driver: d, path: d.stagePath()}
+		if err := s.fill(); err != nil {
+			_ = d.discard(s.path) // a Stage will meet the same error, and report it
+			return
+		}
+		d.spare <- s.path
+	}
 }
 
 // staged is a volume's directory outside of the volumes.

@@ -3,6 +3,8 @@ package local_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -153,7 +155,7 @@ func TestNames(t *testing.T) {
 		"ä1":                     `"ä1" ` + chars,
 		"ab\n":                   `"ab\n" ` + chars,
 	} {
-		err := d.Validate(name, nil)
+		err := stage(t, d, name, nil)
 		if want == "" {
 			if err != nil {
 				t.Errorf("%q: %v", name, err)
@@ -161,6 +163,91 @@ func TestNames(t *testing.T) {
 		} else if err == nil || err.Error() != want || !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", name, err)
 		}
+	}
+}
+
+// stage stages a volume and takes that back.
+func stage(t *testing.T, d *local.Driver, name string, options map[string]string) error {
+	t.Helper()
+	staged, err := d.Stage(t.Context(), name, options)
+	if err == nil {
+		if err := staged.Discard(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	return err
+}
+
+// Volumes that were prepared are like those that were not, are nobody's before, and a stop leaves none behind.
+func TestStock(t *testing.T) {
+	root := newRoot(t)
+	d := local.New(local.Options{Dir: root, Spares: 4})
+	if err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stageDir := filepath.Join(filepath.Dir(root), ".stated", "volumes", "stage")
+	count := func() int {
+		t.Helper()
+		list, err := os.ReadDir(stageDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	mode := func(name string) (root, data fs.FileMode) {
+		t.Helper()
+		info, err := d.Get(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path, mode := range map[string]*fs.FileMode{filepath.Dir(info.Mountpoint): &root, info.Mountpoint: &data} {
+			st, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			*mode = st.Mode()
+		}
+		return root, data
+	}
+	create := func(name string) {
+		t.Helper()
+		staged, err := d.Stage(t.Context(), name, nil)
+		if err == nil {
+			_, err = staged.Publish(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	create("without")
+	if !d.Low() {
+		t.Fatal("nothing is in stock, and it is not low")
+	}
+	d.Stock(t.Context())
+	if count() != 4 || d.Low() {
+		t.Fatalf("%d in stock, low is %t", count(), d.Low())
+	}
+	if list, err := d.List(t.Context()); err != nil || len(list) != 1 {
+		t.Errorf("List: %v, %v; want the one volume", list, err)
+	}
+	create("with")
+	if err := stage(t, d, "discarded", nil); err != nil {
+		t.Error(err)
+	}
+	if got := count(); got != 2 || !d.Low() {
+		t.Errorf("%d in stock after two were taken of four, low is %t", got, d.Low())
+	}
+	r1, d1 := mode("without")
+	if r2, d2 := mode("with"); r1 != r2 || d1 != d2 {
+		t.Errorf("modes %v and %v from the stock, %v and %v without", r2, d2, r1, d1)
+	}
+	for i := range 3 { // more than there are
+		create(fmt.Sprintf("more%d", i))
+	}
+	d.Stock(t.Context())
+	newDriver(t, root)
+	if got := count(); got != 0 {
+		t.Errorf("%d directories are left after a start", got)
 	}
 }
 
@@ -185,7 +272,7 @@ func TestOptions(t *testing.T) {
 		{map[string]string{"size": "many"}, "invalid size: 'many'"},
 		{map[string]string{"type": "cifs", "device": "//host:445/share"}, "port not allowed in CIFS device URL, include 'port' in 'o='"},
 	} {
-		err := d.Validate("vol", tt.options)
+		err := stage(t, d, "vol", tt.options)
 		if tt.want == "" {
 			if err != nil {
 				t.Errorf("%v: %v", tt.options, err)

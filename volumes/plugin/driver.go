@@ -124,10 +124,8 @@ func (d *Driver) Traits() volumes.Traits { return volumes.Traits{Scope: d.contac
 // Start implements volumes.Driver: the plug-in has been activated.
 func (d *Driver) Start(context.Context) error { return nil }
 
-// Validate implements volumes.Driver. Only the plug-in knows, and says so when it creates.
-func (d *Driver) Validate(string, map[string]string) error { return nil }
-
-// Stage implements volumes.Driver. It does nothing.
+// Stage implements volumes.Driver. It does nothing: which options are bad only the plug-in knows, and says so when it
+// creates.
 func (d *Driver) Stage(_ context.Context, name string, options map[string]string) (volumes.Staged, error) {
 	return &staged{d: d, name: name, options: options}, nil
 }

@@ -99,13 +99,6 @@ func (f *Fake) Start(context.Context) error {
 	return f.fail["Start"]
 }
 
-// Validate implements volumes.Driver.
-func (f *Fake) Validate(string, map[string]string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.fail["Validate"]
-}
-
 type fakeStage struct {
 	f    *Fake
 	name string

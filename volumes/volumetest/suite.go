@@ -128,9 +128,6 @@ func unknown(t *testing.T, d volumes.Driver) {
 }
 
 func publish(t *testing.T, d volumes.Driver, options map[string]string) {
-	if err := d.Validate("one", options); err != nil {
-		t.Fatal(err)
-	}
 	staged, err := d.Stage(t.Context(), "one", options)
 	if err != nil {
 		t.Fatal(err)
