@@ -63,7 +63,8 @@ type Options struct {
 // Driver implements volumes.Driver.
 type Driver struct {
 	dir, stateDir string
-	uid, gid      int
+	self          owner // this process
+	root          owner // of data directories
 	resolve       Resolver
 	stageDir      string                // set by Start
 	quota         *projectquota.Control // set by Start; nil: none
@@ -80,6 +81,8 @@ var (
 	_ volumes.Stocker   = (*Driver)(nil)
 	_ volumes.Fillable  = (*staged)(nil)
 )
+
+type owner struct{ uid, gid int }
 
 // vol is one volume.
 type vol struct {
@@ -100,7 +103,15 @@ func (v *vol) data() string { return filepath.Join(v.root, dataName) }
 
 // New returns the driver for opts.Dir. It touches nothing before Start.
 func New(opts Options) *Driver {
-	d := &Driver{dir: opts.Dir, stateDir: opts.StateDir, uid: opts.UID, gid: opts.GID, resolve: opts.Resolve, volumes: map[string]*vol{}, spare: make(chan string, opts.Spares)}
+	d := &Driver{
+		dir:      opts.Dir,
+		stateDir: opts.StateDir,
+		self:     owner{os.Getuid(), os.Getgid()},
+		root:     owner{opts.UID, opts.GID},
+		resolve:  opts.Resolve,
+		spare:    make(chan string, opts.Spares),
+		volumes:  map[string]*vol{},
+	}
 	if d.resolve == nil {
 		d.resolve = lookUp
 	}
@@ -170,7 +181,7 @@ func (d *Driver) newVol(name string) *vol {
 // prepareDirs makes the directories, opens the quotas and empties the stage. The stage is beside the volumes only if a
 // rename from the state directory could not work.
 func (d *Driver) prepareDirs() error {
-	if err := mkdir(d.dir, 0o701, os.Getuid(), os.Getgid()); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := d.mkdir(d.dir, 0o701, d.self); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	d.openQuota()
@@ -236,7 +247,7 @@ func sameMount(a, b string) bool {
 }
 
 // mkdir makes one directory with exactly this mode and owner, whatever the process's umask.
-func mkdir(path string, mode uint32, uid, gid int) error {
+func (d *Driver) mkdir(path string, mode uint32, to owner) error {
 	if err := unix.Mkdir(path, mode); err != nil {
 		return &os.PathError{Op: "mkdir", Path: path, Err: err}
 	}
@@ -249,8 +260,8 @@ func mkdir(path string, mode uint32, uid, gid int) error {
 			return &os.PathError{Op: "chmod", Path: path, Err: err}
 		}
 	}
-	if uid != os.Getuid() || gid != os.Getgid() {
-		return os.Lchown(path, uid, gid)
+	if to != d.self {
+		return os.Lchown(path, to.uid, to.gid)
 	}
 	return nil
 }
@@ -297,7 +308,9 @@ func (d *Driver) stagePath() string { return filepath.Join(d.stageDir, stagePref
 
 // Low implements volumes.Stocker. Where the stage is among the volumes there is no stock: dockerd would take what a stop
 // leaves of it for volumes.
-func (d *Driver) Low() bool { return cap(d.spare) > 0 && len(d.spare) <= cap(d.spare)/2 && d.stageDir != d.dir }
+func (d *Driver) Low() bool {
+	return cap(d.spare) > 0 && len(d.spare) <= cap(d.spare)/2 && d.stageDir != d.dir
+}
 
 // Stock implements volumes.Stocker.
 func (d *Driver) Stock(ctx context.Context) {
@@ -320,11 +333,11 @@ type staged struct {
 }
 
 func (s *staged) fill() error {
-	if err := mkdir(s.path, 0o701, os.Getuid(), os.Getgid()); err != nil {
+	if err := s.driver.mkdir(s.path, 0o701, s.driver.self); err != nil {
 		return fmt.Errorf("error while creating volume root path '%s': %w", s.path, err)
 	}
 	data := filepath.Join(s.path, dataName)
-	if err := mkdir(data, 0o755, s.driver.uid, s.driver.gid); err != nil {
+	if err := s.driver.mkdir(data, 0o755, s.driver.root); err != nil {
 		return fmt.Errorf("error while creating volume data path '%s': %w", data, err)
 	}
 	if s.options == nil {
@@ -443,7 +456,7 @@ func (d *Driver) ensureData(v *vol) error {
 	if _, err := os.Lstat(v.data()); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := mkdir(v.data(), 0o755, d.uid, d.gid); err != nil {
+	if err := d.mkdir(v.data(), 0o755, d.root); err != nil {
 		return fmt.Errorf("error while creating volume data path '%s': %w", v.data(), err)
 	}
 	return nil
