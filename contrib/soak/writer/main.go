@@ -81,7 +81,8 @@ func write(r *Report, rate int, stop *atomic.Bool) error {
 	return nil
 }
 
-// timed writes one line and tells sleeping in the write, which is waiting for the reader, from waiting for a processor.
+// timed writes one line and tells sleeping in the write, which is waiting for the reader, from running, during which the
+// host of a virtual machine may take the processor away, and from waiting for a processor.
 func (r *Report) timed(stat int, line []byte) error {
 	var m moments
 	written, errno := m.write(stat, line)
@@ -89,7 +90,12 @@ func (r *Report) timed(stat int, line []byte) error {
 		return fmt.Errorf("wrote %d bytes of %d: %w", written, len(line), errno)
 	}
 	took := time.Duration(m.end.Nano() - m.begin.Nano())
-	slept := took - (delay(m.after[:]) - delay(m.before[:]))
+	slept := took
+	if before, after := parse(m.before[:]), parse(m.after[:]); after.turns > before.turns {
+		slept -= (after.ran - before.ran) + (after.waited - before.waited)
+	} else if after.turns > 0 {
+		slept = 0 // it ran all the time
+	}
 	r.SlowestWrite = max(r.SlowestWrite, took.Microseconds())
 	r.Blocked = max(r.Blocked, slept.Microseconds())
 	if slept > 10*time.Millisecond {
@@ -117,19 +123,25 @@ func (m *moments) write(stat int, line []byte) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// delay is how long a thread has waited for a processor: the second number of its schedstat, in nanoseconds.
-func delay(schedstat []byte) time.Duration {
-	var field int
-	var value time.Duration
-	for _, c := range schedstat {
+// schedstat is what the kernel counts of a thread: how long it ran, until its last turn at a processor ended, how long
+// it waited for one, and how many turns it had. All are zero where the kernel does not count.
+type schedstat struct {
+	ran, waited time.Duration
+	turns       int64
+}
+
+func parse(text []byte) schedstat {
+	var fields [3]int64
+	field := 0
+	for _, c := range text {
 		switch {
 		case c >= '0' && c <= '9':
-			value = value*10 + time.Duration(c-'0')
-		case field == 1:
-			return value
+			fields[field] = fields[field]*10 + int64(c-'0')
+		case field == len(fields)-1:
+			return schedstat{time.Duration(fields[0]), time.Duration(fields[1]), fields[2]}
 		default:
-			field, value = field+1, 0
+			field++
 		}
 	}
-	return 0 // the kernel does not say
+	return schedstat{}
 }
