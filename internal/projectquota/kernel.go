@@ -37,7 +37,7 @@ type attributes struct {
 	_           [8]byte
 }
 
-// diskQuota is struct fs_disk_quota.
+// diskQuota is struct fs_disk_quota, of which the kernel writes all.
 type diskQuota struct {
 	version              int8
 	flags                int8
@@ -46,8 +46,14 @@ type diskQuota struct {
 	hard, soft           uint64 // blocks
 	hardFiles, softFiles uint64
 	blocks, files        uint64 // in use
-	_                    [48]byte
+	_                    [56]byte
 }
+
+// The kernel knows no other sizes, and writes beyond what is smaller.
+var (
+	_ = [1]struct{}{}[unsafe.Sizeof(attributes{})-28]
+	_ = [1]struct{}{}[unsafe.Sizeof(diskQuota{})-112]
+)
 
 // quotaState begins like struct fs_quota_stat, which is no longer than this.
 type quotaState struct {

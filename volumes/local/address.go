@@ -46,9 +46,11 @@ func (o *options) source(ctx context.Context, resolve Resolver) (device, opts st
 		if !given || host == "" {
 			continue
 		}
-		if list[i], err = replaceHost(ctx, resolve, option, host); err != nil {
+		addr, err := address(ctx, resolve, host)
+		if err != nil {
 			return "", "", err
 		}
+		list[i] = "addr=" + addr
 		return device, strings.Join(list, ","), nil
 	}
 	if o.MountType != "cifs" {
@@ -58,20 +60,33 @@ func (o *options) source(ctx context.Context, resolve Resolver) (device, opts st
 	if err != nil {
 		return "", "", fmt.Errorf("error parsing mount device url: %w", err)
 	}
-	if parsed.Hostname() != "" {
-		device, err = replaceHost(ctx, resolve, device, parsed.Hostname())
+	host := parsed.Hostname()
+	if host == "" {
+		return device, opts, nil
 	}
-	return device, opts, err
+	addr, err := address(ctx, resolve, host)
+	if err != nil {
+		return "", "", err
+	}
+	before := hostAt(device)
+	return device[:before] + strings.Replace(device[before:], host, addr, 1), opts, nil
 }
 
-// replaceHost returns text with the address of host in its place, which stays if it is an address.
-func replaceHost(ctx context.Context, resolve Resolver, text, host string) (string, error) {
+// hostAt returns where the host of a URL begins: after the user, whose name may be that of the host too.
+func hostAt(device string) int {
+	_, rest, _ := strings.Cut(device, "//")
+	authority, _, _ := strings.Cut(rest, "/")
+	return len(device) - len(rest) + strings.LastIndex(authority, "@") + 1
+}
+
+// address returns the address of a host, which may be one itself.
+func address(ctx context.Context, resolve Resolver, host string) (string, error) {
 	if _, err := netip.ParseAddr(host); err == nil {
-		return text, nil
+		return host, nil
 	}
 	addr, err := resolve(ctx, host)
 	if err != nil {
 		return "", fmt.Errorf("error resolving passed in network volume address: %w", err)
 	}
-	return strings.Replace(text, host, addr.String(), 1), nil
+	return addr.String(), nil
 }

@@ -14,6 +14,8 @@ func TestAddresses(t *testing.T) {
 		"nas":         netip.MustParseAddr("192.0.2.7"),
 		"nas.example": netip.MustParseAddr("192.0.2.8"),
 		"six":         netip.MustParseAddr("2001:db8::6"),
+		"a":           netip.MustParseAddr("192.0.2.9"),
+		"user":        netip.MustParseAddr("192.0.2.10"),
 	}
 	resolve := func(_ context.Context, host string) (netip.Addr, error) {
 		if addr, ok := hosts[host]; ok {
@@ -35,11 +37,14 @@ func TestAddresses(t *testing.T) {
 		{"nfs", ":/srv", "addr=2001:db8::1", ":/srv", "addr=2001:db8::1", ""},
 		{"nfs", ":/srv", "mountaddr=nas,clientaddr=nas,addr=nas", ":/srv", "mountaddr=nas,clientaddr=nas,addr=192.0.2.7", ""},
 		{"nfs", ":/srv", "addr=,rw", ":/srv", "addr=,rw", ""},
+		{"nfs", ":/srv", "addr=a", ":/srv", "addr=192.0.2.9", ""},
 		{"nfs", "nas:/srv", "rw", "nas:/srv", "rw", ""},
 		{"nfs", ":/srv", "addr=gone", "", "", unresolved + "gone"},
 		{"cifs", "//nas/share", "username=u,password=p", "//192.0.2.7/share", "username=u,password=p", ""},
 		{"cifs", "//nas/share a+b%20c/nas", "", "//192.0.2.7/share a+b%20c/nas", "", ""},
 		{"cifs", "//192.0.2.1/share", "", "//192.0.2.1/share", "", ""},
+		{"cifs", "smb://a/a", "", "smb://192.0.2.9/a", "", ""},
+		{"cifs", "cifs://user@user/user", "", "cifs://user@192.0.2.10/user", "", ""},
 		{"cifs", "//[2001:db8::1]/share", "", "//[2001:db8::1]/share", "", ""},
 		{"cifs", "//nas/share", "addr=nas.example,port=1445", "//nas/share", "addr=192.0.2.8,port=1445", ""},
 		{"cifs", "//nas/share", "addr=192.0.2.1", "//nas/share", "addr=192.0.2.1", ""},

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -173,6 +174,38 @@ func TestStrangeEntries(t *testing.T) {
 			t.Errorf("remove %q: %v", name, err)
 		}
 	}
+}
+
+// A volume that is removed while somebody looks for new ones does not come back without its directory.
+func TestRescanWhileVolumesGo(t *testing.T) {
+	d := newDriver(t, newRoot(t))
+	done := make(chan struct{})
+	var scans sync.WaitGroup
+	scans.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if err := d.Rescan(t.Context()); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 2000 {
+		create(t, d, "vol", nil)
+		if err := remove(t, d, "vol"); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := d.List(t.Context()); err != nil || len(list) != 0 {
+			t.Errorf("after the removal there are %v, %v", list, err)
+			break
+		}
+	}
+	close(done)
+	scans.Wait()
 }
 
 // What a killed daemon left mounted goes once it is known that nobody uses it. What somebody mounted by hand stays.

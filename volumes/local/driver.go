@@ -156,12 +156,12 @@ func (d *Driver) Start(context.Context) error {
 
 // Rescan implements volumes.Rescanner.
 func (d *Driver) Rescan(context.Context) error {
+	d.mu.Lock() // before the directory is read, so that no volume comes back that is removed meanwhile
+	defer d.mu.Unlock()
 	list, err := os.ReadDir(d.dir)
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	for _, e := range list {
 		name := e.Name()
 		if e.IsDir() && name != backingDevice && !strings.HasPrefix(name, stagePrefix) && d.volumes[name] == nil {
@@ -275,6 +275,9 @@ func validName(name string) error {
 	if !nameForm.MatchString(name) {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q includes invalid characters for a local volume name, "+
 			"only %q are allowed. If you intended to pass a host directory, use absolute path", name, "[a-zA-Z0-9][a-zA-Z0-9_.-]"))
+	}
+	if name == backingDevice { // the next start would not take it for a volume
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q is no name for a local volume: it is that of a file beside them", name))
 	}
 	return nil
 }

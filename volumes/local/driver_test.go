@@ -154,6 +154,7 @@ func TestNames(t *testing.T) {
 		"a b":                    `"a b" ` + chars,
 		"ä1":                     `"ä1" ` + chars,
 		"ab\n":                   `"ab\n" ` + chars,
+		"backingFsBlockDev":      `"backingFsBlockDev" is no name for a local volume: it is that of a file beside them`,
 	} {
 		err := stage(t, d, name, nil)
 		if want == "" {
@@ -270,6 +271,8 @@ func TestOptions(t *testing.T) {
 		{map[string]string{"foo": "bar", "type": "x"}, `invalid option: "foo"`},
 		{map[string]string{"size": "1g"}, "quota size requested but no quota support"},
 		{map[string]string{"size": "many"}, "invalid size: 'many'"},
+		{map[string]string{"size": "-1"}, "invalid size: '-1'"},
+		{map[string]string{"size": "9999999999t"}, "invalid size: '9999999999t'"},
 		{map[string]string{"type": "cifs", "device": "//host:445/share"}, "port not allowed in CIFS device URL, include 'port' in 'o='"},
 	} {
 		err := stage(t, d, "vol", tt.options)

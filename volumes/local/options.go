@@ -99,6 +99,9 @@ func (d *Driver) parseOptions(given map[string]string) (*options, error) {
 		if err != nil {
 			return nil, invalid("%v", err)
 		}
+		if size < 0 { // more than an int64 holds
+			return nil, invalid("invalid size: '%s'", text)
+		}
 		if size > 0 && d.quota == nil {
 			return nil, invalid("quota size requested but no quota support")
 		}
