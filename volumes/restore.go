@@ -88,11 +88,7 @@ func (s *Store) restore(ctx context.Context) error {
 			delete(marks, r.Name)
 			continue
 		}
-		changed, err := s.restoreRecord(ctx, r, listed, marks[r.Name])
-		if err != nil {
-			return err
-		}
-		changes = append(changes, changed...)
+		changes = append(changes, s.restoreRecord(ctx, r, listed, marks[r.Name])...)
 		delete(marks, r.Name)
 	}
 	s.completeRemovals(ctx, listed, marks)
@@ -170,19 +166,19 @@ func (s *Store) keepUnasked(r record, mk mark) {
 }
 
 // restoreRecord takes a recorded volume in and returns what its record needs to change.
-func (s *Store) restoreRecord(ctx context.Context, r record, listed map[string]found, mk mark) ([]*change, error) {
+func (s *Store) restoreRecord(ctx context.Context, r record, listed map[string]found, mk mark) []*change {
 	var changes []*change
 	if r.Driver == "" { // written by a very old daemon, or by one that died early
 		r.Driver = whoHas(r.Name, listed)
 		if _, known := listed[r.Driver].volumes[r.Name]; !known && s.finder != nil {
-			return nil, nil // a driver that is to be found may have it, and will be asked by its first user
+			return nil // a driver that is to be found may have it, and will be asked by its first user
 		}
 		changes = append(changes, &change{name: r.Name, record: &r})
 	}
 	d := s.drivers[r.Driver]
 	info, known := listed[r.Driver].volumes[r.Name]
 	if !known && mk.Op == markImport {
-		return []*change{{name: r.Name}}, nil // nobody was told of it, and its data is gone
+		return []*change{{name: r.Name}} // nobody was told of it, and its data is gone
 	}
 	if mk.Op == markCreate && (!known || isBroken(ctx, d, r.Name)) {
 		// The creation was recorded, perhaps even acknowledged, but its directory did not reach the disk.
@@ -193,16 +189,17 @@ func (s *Store) restoreRecord(ctx context.Context, r record, listed map[string]f
 		known = err == nil
 	}
 	if !known {
-		if err := s.writeTombstone(r); err != nil {
-			return nil, err
+		if err := s.writeTombstone(r); err != nil { // the record has to do for one
+			s.setAside(Problem{Volume: r.Name, Driver: r.Driver, Text: err.Error()})
+			return nil
 		}
-		return []*change{{name: r.Name}}, nil
+		return []*change{{name: r.Name}}
 	}
 	s.entries[r.Name] = newRecorded(r, d, info)
 	if len(r.Options) > 0 {
 		s.checkVolume(ctx, d, r.Name)
 	}
-	return changes, nil
+	return changes
 }
 
 // checkVolume notes a volume that cannot be mounted. It is asked of the volumes that may have mount options, so that a

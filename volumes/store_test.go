@@ -847,6 +847,58 @@ func TestTombstonesEnd(t *testing.T) {
 	}
 }
 
+// A volume may have a name that is too long for a file's, and the disk may be full, when it vanishes.
+func TestTombstonesOfLongNames(t *testing.T) {
+	h := newHost(t)
+	record := func(name string) string {
+		return fmt.Sprintf(`{"Name":%q,"Driver":"fake","Labels":{"x":"y"},"Options":null}`, name)
+	}
+	long, longer := strings.Repeat("long", 60), strings.Repeat("long/", 100)
+	h.write(map[string]string{long: record(long), longer: record(longer)})
+	h.open()
+	if got := h.names(nil); len(got) != 0 || len(h.store.Problems()) != 0 {
+		t.Errorf("%q, %+v", got, h.store.Problems())
+	}
+	for _, name := range []string{long, longer} {
+		staged, err := h.fake.Stage(t.Context(), name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := staged.Publish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := h.store.Get(t.Context(), name, volumes.GetRequest{}); err != nil || v.Labels["x"] != "y" {
+			t.Errorf("%+v, %v", v, err)
+		}
+	}
+}
+
+func TestTombstoneThatCannotBeWritten(t *testing.T) {
+	h := newHost(t)
+	h.write(map[string]string{
+		"vanished": `{"Name":"vanished","Driver":"local","Labels":{"x":"y"},"Options":null}`,
+		"there":    `{"Name":"there","Driver":"local","Labels":null,"Options":null}`,
+	})
+	h.mkdir("there")
+	stones := filepath.Join(h.root, ".stated", "volumes", "tombstones")
+	if err := os.MkdirAll(filepath.Dir(stones), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(stones, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	if got := h.names(nil); !slices.Equal(got, []string{"there"}) {
+		t.Errorf("%q", got)
+	}
+	if p := h.store.Problems(); len(p) != 1 || p[0].Volume != "vanished" {
+		t.Errorf("%+v", p)
+	}
+	if records := h.records()["volumes"]; records["vanished"] == "" {
+		t.Error("what was known of the volume is lost")
+	}
+}
+
 func TestOpenWithAFailingDriver(t *testing.T) {
 	h := newHost(t)
 	h.open()

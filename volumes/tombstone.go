@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,8 +21,16 @@ const tombstoneLife = 24 * time.Hour
 
 const tombstoneDir = "tombstones"
 
+// maxTombstoneName leaves room in a file's name for what stands around the volume's.
+const maxTombstoneName = 200
+
+// tombstonePath is where the tombstone of a volume is or would be. Plug-ins take names that are too long for a file.
 func (s *Store) tombstonePath(name string) string {
-	return filepath.Join(s.stateDir, tombstoneDir, url.PathEscape(name)+".json")
+	file := url.PathEscape(name)
+	if len(file) > maxTombstoneName {
+		file = fmt.Sprintf("sha256-%x", sha256.Sum256([]byte(name)))
+	}
+	return filepath.Join(s.stateDir, tombstoneDir, file+".json")
 }
 
 func (s *Store) writeTombstone(r record) error {

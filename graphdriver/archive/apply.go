@@ -116,14 +116,19 @@ type unpacker struct {
 	parentName string
 	parentGid  bool // new files take the directory's group
 
-	dirs []dirTime           // to be set at the end, as each new file changes them
+	dirs []dirEnd            // to be set at the end, as each new file changes them or is changed by them
 	made map[string]struct{} // for WhiteoutsRemove: names that this layer made, which its opaque marks spare
 }
 
-type dirTime struct {
+// dirEnd is what a directory gets at the end.
+type dirEnd struct {
 	name  string
 	times [2]unix.Timespec
+	acl   string // defaultACL; empty: none
 }
+
+// defaultACL is the attribute of a directory that files made in it inherit. What is unpacked into it must not.
+const defaultACL = "system.posix_acl_default"
 
 func (u *unpacker) dropParent() {
 	if u.parent >= 0 {
@@ -146,7 +151,7 @@ func (u *unpacker) entry(hdr *tar.Header) error {
 		if hdr.Typeflag != tar.TypeDir {
 			return fmt.Errorf("the root is not a directory: %w", errdefs.ErrInvalidArgument)
 		}
-		u.rememberTimes(name, hdr)
+		u.rememberEnd(name, hdr)
 		return u.attributes(u.root, name, hdr)
 	}
 	if err := u.enter(path.Dir(name)); err != nil {
@@ -223,6 +228,9 @@ func (u *unpacker) makeParents(dir string) error {
 // where the entry is one too.
 func (u *unpacker) make(name, base string, hdr *tar.Header) error {
 	err := u.create(name, base, hdr)
+	if errors.Is(err, unix.ENAMETOOLONG) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
@@ -235,7 +243,7 @@ func (u *unpacker) make(name, base string, hdr *tar.Header) error {
 	}
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	if isDir && hdr.Typeflag == tar.TypeDir {
-		u.rememberTimes(name, hdr)
+		u.rememberEnd(name, hdr)
 		return u.attributes(u.parent, base, hdr)
 	}
 	if err := u.remove(base, isDir); err != nil {
@@ -272,7 +280,7 @@ func (u *unpacker) create(name, base string, hdr *tar.Header) error {
 		if err := unix.Mkdirat(u.parent, base, 0o700); err != nil {
 			return err
 		}
-		u.rememberTimes(name, hdr)
+		u.rememberEnd(name, hdr)
 		return u.attributes(u.parent, base, hdr)
 
 	case tar.TypeSymlink:
@@ -430,27 +438,33 @@ const xattrRecord = "SCHILY.xattr."
 func (u *unpacker) xattrs(hdr *tar.Header, set func(key string, value []byte) error) error {
 	for record, value := range hdr.PAXRecords {
 		key, ok := strings.CutPrefix(record, xattrRecord)
-		if !ok {
+		if !ok || key == defaultACL && hdr.Typeflag == tar.TypeDir { // that one comes last
 			continue
 		}
 		if !u.opt.OverlayXattrs && (strings.HasPrefix(key, "trusted.overlay.") || strings.HasPrefix(key, "user.overlay.")) {
 			continue // overlayfs's own marks would let a tar redirect names to elsewhere in the layers below
 		}
-		err := set(key, []byte(value))
-		if err == nil {
-			continue
+		if err := u.xattr(key, value, set); err != nil {
+			return err
 		}
-		if u.opt.BestEffortXattrs && (errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)) {
-			u.applied.Refused++
-			continue
-		}
+	}
+	return nil
+}
+
+func (u *unpacker) xattr(key, value string, set func(key string, value []byte) error) error {
+	err := set(key, []byte(value))
+	if u.opt.BestEffortXattrs && (errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)) {
+		u.applied.Refused++
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("set extended attribute %s: %w", key, err)
 	}
 	return nil
 }
 
-func (u *unpacker) rememberTimes(name string, hdr *tar.Header) {
-	u.dirs = append(u.dirs, dirTime{name, timesOf(hdr)})
+func (u *unpacker) rememberEnd(name string, hdr *tar.Header) {
+	u.dirs = append(u.dirs, dirEnd{name, timesOf(hdr), hdr.PAXRecords[xattrRecord+defaultACL]})
 }
 
 func (u *unpacker) finishDirs() error {
@@ -462,11 +476,23 @@ func (u *unpacker) finishDirs() error {
 		if err != nil {
 			return fmt.Errorf("open directory %q: %w", d.name, err)
 		}
-		err = unix.UtimesNanoAt(fd, ".", d.times[:], 0)
+		err = u.finishDir(fd, d)
 		unix.Close(fd)
 		if err != nil {
-			return fmt.Errorf("set times of directory %q: %w", d.name, err)
+			return fmt.Errorf("directory %q: %w", d.name, err)
 		}
+	}
+	return nil
+}
+
+func (u *unpacker) finishDir(fd int, d dirEnd) error {
+	if d.acl != "" {
+		if err := u.xattr(defaultACL, d.acl, func(key string, value []byte) error { return unix.Fsetxattr(fd, key, value, 0) }); err != nil {
+			return err
+		}
+	}
+	if err := unix.UtimesNanoAt(fd, ".", d.times[:], 0); err != nil {
+		return fmt.Errorf("set times: %w", err)
 	}
 	return nil
 }

@@ -305,7 +305,7 @@ func (p *packer) xattrs(hdr *tar.Header, fd int) (opaque bool, err error) {
 			hdr.PAXRecords = map[string]string{}
 		}
 		value := p.buf[:n]
-		if key == "security.capability" {
+		if key == "security.capability" && !p.opt.AllXattrs { // where owners stay as they are, so does whose capabilities they are
 			value = globalCapability(value)
 		}
 		hdr.PAXRecords[xattrRecord+key] = string(value)

@@ -150,6 +150,74 @@ func TestAttributes(t *testing.T) {
 	}
 }
 
+// A file's capabilities may hold for the users of a container alone. They must not come back as the host's.
+func TestCapabilitiesOfRemappedUsers(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ping")
+	if err := os.WriteFile(file, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const want = "\x01\x00\x00\x03\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xa0\x86\x01\x00" // of the user namespace whose root is 100000
+	if err := unix.Setxattr(file, "security.capability", []byte(want), 0); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if _, err := stream.Write(t.Context(), &out, head, dir); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := extract(t, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	if n, err := unix.Getxattr(filepath.Join(got, "ping"), "security.capability", buf); err != nil || string(buf[:n]) != want {
+		t.Errorf("%q, %v", buf[:max(n, 0)], err)
+	}
+}
+
+// What is unpacked into a directory with a default ACL does not inherit it, as it had not when it was packed.
+func TestDefaultACL(t *testing.T) {
+	dir := t.TempDir()
+	sub := filepath.Join(dir, "sub")
+	if err := os.Mkdir(sub, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(sub, "secret"), nil, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	const (
+		key   = "system.posix_acl_default"
+		whose = "\xff\xff\xff\xff" // nobody in particular
+		acl   = "\x02\x00\x00\x00" +
+			"\x01\x00\x07\x00" + whose + "\x02\x00\x07\x00\xe8\x03\x00\x00" + // the owner; the user 1000
+			"\x04\x00\x05\x00" + whose + "\x10\x00\x07\x00" + whose + "\x20\x00\x05\x00" + whose // the group; the mask; others
+	)
+	for _, path := range []string{dir, sub} {
+		if err := unix.Setxattr(path, key, []byte(acl), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	if _, err := stream.Write(t.Context(), &out, head, dir); err != nil {
+		t.Fatal(err)
+	}
+	got, tail, err := extract(t, &out)
+	if err != nil || len(tail.LeftOut) != 0 {
+		t.Fatal(tail, err)
+	}
+	buf := make([]byte, 100)
+	for _, path := range []string{got, filepath.Join(got, "sub")} {
+		if n, err := unix.Getxattr(path, key, buf); err != nil || string(buf[:n]) != acl {
+			t.Errorf("%s has %q, %v", path, buf[:max(n, 0)], err)
+		}
+	}
+	for _, path := range []string{"sub", "sub/secret"} {
+		if _, err := unix.Getxattr(filepath.Join(got, path), "system.posix_acl_access", buf); err != unix.ENODATA {
+			t.Errorf("%s has an ACL: %v", path, err)
+		}
+	}
+}
+
 // forged makes a stream of any entries, with documents that fit them.
 func forged(t testing.TB, headers ...tar.Header) []byte {
 	t.Helper()
@@ -233,6 +301,8 @@ func TestHostile(t *testing.T) {
 		"no directory":             {root, file("data/a/b")},
 		"below a file":             {root, file("data/a"), file("data/a/b")},
 		"unknown kind":             {root, {Name: "data/x", Typeflag: 'Z'}},
+		"long name":                {root, file("data/" + strings.Repeat("x", 300))},
+		"long link":                {root, link(tar.TypeSymlink, "data/x", strings.Repeat("x", 5000))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, _, err := extract(t, bytes.NewReader(forged(t, headers...))); !errdefs.IsInvalidArgument(err) {
