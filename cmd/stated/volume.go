@@ -41,6 +41,9 @@ A daemon that runs does it. With --data-root the command does it itself, on the 
 
 Exit code 0 says that nothing is missing, 2 that something is.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cfg.UsernsRemap != "" && cfg.Root == "" {
+				return errors.New("--userns-remap goes with --data-root: a daemon that runs knows its users")
+			}
 			req := volumes.AdoptRequest{Names: args, DryRun: dryRun}
 			adopt := adoptOnline
 			if cfg.Root != "" {
@@ -60,6 +63,7 @@ Exit code 0 says that nothing is missing, 2 that something is.`,
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "record nothing")
 	cmd.Flags().StringVar(&cfg.Root, "data-root", "", "the data root of a daemon that is stopped")
+	cmd.Flags().StringVar(&cfg.UsernsRemap, "userns-remap", "", "with --data-root: the daemon's: user whose subordinate ids containers run with: default, USER, USER:GROUP, UID or UID:GID")
 	cmd.Flags().StringVar(&configFile, "config-file", "", "with --data-root: the daemon's configuration file (default "+daemon.DefaultConfigFile+", if it is there)")
 	return cmd
 }

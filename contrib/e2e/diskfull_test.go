@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -127,5 +130,64 @@ func TestDiskFull(t *testing.T) {
 	h.Start()
 	for name, want := range map[string]string{"writer": "running", "idle": "running", "half": "exited"} {
 		h.want(want, "inspect", "-f", "{{.State.Status}}", name)
+	}
+}
+
+// TestDiskFullNetworks: a network is made whole or refused with the reason, also by a daemon that starts on a full disk.
+func TestDiskFullNetworks(t *testing.T) {
+	h := host{scratch.New(t)}
+	h.smallDisk("64M")
+	h.Start()
+	label := "large=" + strings.Repeat("x", 30000)
+	want := map[string]bool{"bridge": true, "host": true, "none": true}
+	create := func(name string) bool {
+		t.Helper()
+		third := len(want)
+		out, err := h.Try("network", "create", "--subnet", fmt.Sprintf("10.99.%d.0/24", third), "--label", label, name)
+		switch {
+		case err == nil:
+			want[name] = true
+		case !strings.Contains(out, "no space left on device"):
+			t.Fatalf("docker network create says %s", out)
+		}
+		return err == nil
+	}
+	listed := func() {
+		t.Helper()
+		got := strings.Fields(h.Docker("network", "ls", "--format", "{{.Name}}"))
+		slices.Sort(got)
+		if names := slices.Sorted(maps.Keys(want)); !slices.Equal(got, names) {
+			t.Errorf("there are the networks %q, want %q", got, names)
+		}
+	}
+	create("first")
+	free := h.fillDisk()
+	refused := func() {
+		t.Helper()
+		for i := 0; create(fmt.Sprintf("net%d.%d", len(want), i)); i++ {
+			if i == 100 {
+				t.Fatal("a full disk takes a hundred networks")
+			}
+		}
+		listed()
+	}
+	refused()
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		h.Stop(sig)
+		h.Start()
+		listed()
+		refused()
+	}
+	free()
+	if !create("last") {
+		t.Error("no network with space again")
+	}
+	h.Stop(syscall.SIGKILL)
+	h.Start()
+	listed()
+	for name := range want {
+		if !slices.Contains([]string{"bridge", "host", "none"}, name) {
+			h.Docker("network", "rm", name)
+		}
 	}
 }

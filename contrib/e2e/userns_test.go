@@ -201,6 +201,54 @@ func TestRemappedLife(t *testing.T) { // as above
 	h.nothingSince(before)
 }
 
+// TestRemappedContainerd runs containers with remapped users through an external containerd.
+func TestRemappedContainerd(t *testing.T) {
+	e := newExternal(t)
+	h, _ := remappedHost(t, "--containerd", e.address())
+	h.want(fmt.Sprintf("0 %d 65536", scratch.RemapUID), "run", "--rm", "busybox", "sh", "-c", "tr -s ' ' < /proc/self/uid_map | cut -c2-")
+	h.want("hi", "run", "--rm", "busybox", "sh", "-c", "echo hi > /dev/stdout")
+	h.Docker("run", "-d", "-i", "--name", "web", "-v", "data:/data", "busybox", "cat")
+	h.want("0:0", "exec", "web", "sh", "-c", "echo x > /data/x; stat -c %u:%g /data/x")
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		h.Stop(sig)
+		h.Start()
+		h.want("ok", "exec", "web", "sh", "-c", "ping -c 1 -W 1 127.0.0.1 > /dev/null; ls /sys/class/net > /dev/null && echo ok")
+		if line := h.attachedLine("web", "typed\n"); line != "typed\n" {
+			t.Errorf("attach shows %q", line)
+		}
+	}
+	h.Docker("restart", "-t", "0", "web")
+	h.want("x", "exec", "web", "cat", "/data/x")
+	h.Docker("rm", "-f", "web")
+	if left := e.bundles(); len(left) != 0 {
+		t.Errorf("left are %q", left)
+	}
+}
+
+// TestRemappedAdopt loses the database of the volumes of remapped users, who have a data root of their own.
+func TestRemappedAdopt(t *testing.T) {
+	h, root := remappedHost(t)
+	h.Docker("create", "--name", "web", "-v", "data:/data", "-v", "gone:/gone", "busybox", "true")
+	h.Stop(syscall.SIGTERM)
+	for _, path := range []string{"volumes/metadata.db", ".stated/volumes", "volumes/gone"} {
+		if err := os.RemoveAll(filepath.Join(root, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remap := []string{"volume", "adopt", "--userns-remap", scratch.RemapUser}
+	if r := h.stated(remap...); r.code != 1 || !strings.Contains(r.err, "--data-root") {
+		t.Errorf("without a data root: %+v", r)
+	}
+	missing := "directory " + filepath.Join(root, "volumes", "gone", "_data") + " is missing"
+	if r := h.stated(append(remap, "--data-root", h.Roots.Data)...); r.code != 2 || !strings.Contains(r.out, "data (local) is recorded now") || !strings.Contains(r.out, missing) {
+		t.Errorf("%+v", r)
+	}
+	h.Start()
+	if r := h.stated("volume", "adopt"); r.code != 2 || !strings.Contains(r.out, "data (local) has its record") {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestRemappedRefusals starts daemons that cannot have the users that they are told to have.
 func TestRemappedRefusals(t *testing.T) {
 	t.Parallel()

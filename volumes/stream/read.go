@@ -97,6 +97,11 @@ func (r *Reader) Next() (*tar.Header, error) {
 	if hdr.Name == tailName {
 		return nil, r.finish(hdr)
 	}
+	switch hdr.Typeflag {
+	case tar.TypeReg, tar.TypeDir, tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo, tar.TypeGNUSparse:
+	default:
+		return nil, invalid("%q is of the unknown kind %q", hdr.Name, hdr.Typeflag)
+	}
 	if isSparse(hdr) {
 		return nil, invalid("%q is sparse, in a form that claims any size and costs no bytes", hdr.Name)
 	}

@@ -3,6 +3,7 @@ package boltdb_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand"
 	"os"
 	"path/filepath"
@@ -12,6 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"stated.dev/stated/internal/testenv/hostile"
+	"stated.dev/stated/internal/testenv/scratch"
 	"stated.dev/stated/network/datastore"
 	"stated.dev/stated/network/datastore/boltdb"
 	"stated.dev/stated/network/datastore/storetest"
@@ -197,4 +202,74 @@ func FuzzOpen(f *testing.F) {
 		_, _ = s.List("") // an error is fine
 		s.Close()
 	})
+}
+
+// On a full disk a write fails whole and says why, what was written before stays readable, and a later write goes on.
+func TestFullDisk(t *testing.T) {
+	dir := scratch.Dir(t)
+	image, disk := filepath.Join(dir, "image"), filepath.Join(dir, "disk")
+	scratch.Run(t, "truncate", "-s", "16M", image)
+	scratch.Run(t, "mkfs.ext4", "-q", "-F", "-m", "0", image)
+	if err := os.Mkdir(disk, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	scratch.Run(t, "mount", "-o", "loop", image, disk)
+	path := filepath.Join(disk, "local-kv.db")
+	s := open(t, path)
+	defer func() { s.Close() }()
+	written := map[string]uint64{}
+	put := func() error {
+		key := strconv.Itoa(len(written))
+		indexes, _, err := s.Transact(t.Context(), []datastore.Op{{Key: key, Value: make([]byte, 3000)}})
+		if err == nil {
+			written[key] = indexes[0]
+		}
+		return err
+	}
+	whole := func() {
+		t.Helper()
+		pairs, err := s.List("")
+		if err != nil || len(pairs) != len(written) {
+			t.Fatalf("%d keys, %v; written were %d", len(pairs), err, len(written))
+		}
+		for _, p := range pairs {
+			if written[p.Key] != p.LastIndex || len(p.Value) != 3000 {
+				t.Errorf("%s has index %d and %d bytes, want index %d", p.Key, p.LastIndex, len(p.Value), written[p.Key])
+			}
+		}
+	}
+	full := func() {
+		t.Helper()
+		for refused := 0; refused < 3; {
+			if err := put(); errors.Is(err, unix.ENOSPC) {
+				refused++
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		whole()
+	}
+	if err := put(); err != nil {
+		t.Fatal(err)
+	}
+	ballast := hostile.FillDisk(t, disk)
+	full()
+	s.Close()
+	s = open(t, path)
+	if s.Repair() != "" {
+		t.Error(s.Repair())
+	}
+	full()
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	whole()
+	s.Close()
+	s = open(t, path)
+	whole()
 }
