@@ -87,12 +87,21 @@ func short(list []string) []string {
 	return out
 }
 
+// cut shortens a text by what it takes up in JSON, where some bytes become six. Clients take no more than 4 KiB.
 func cut(s string) string {
 	const most = 200
-	if len(s) <= most {
+	if encodedLen(s) <= most {
 		return s
 	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
+	for s = s[:min(most, len(s))]; encodedLen(s) > most; {
+		s = s[:len(s)*3/4]
+	}
+	return strings.ToValidUTF8(s, "") + "…"
+}
+
+func encodedLen(s string) int {
+	data, _ := json.Marshal(s) // a string can be encoded
+	return len(data)
 }
 
 // Import implements the router's Streamer.

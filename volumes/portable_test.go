@@ -3,7 +3,9 @@ package volumes_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -14,7 +16,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
+	router "stated.dev/stated/api/router/volumes"
 	"stated.dev/stated/volumes"
 )
 
@@ -488,5 +492,30 @@ func TestMissingDatabase(t *testing.T) {
 	}
 	if p := h.store.Problems(); len(p) != 1 || !strings.Contains(p[0].Text, "was missing; the copy of the last start") {
 		t.Errorf("%+v", p)
+	}
+}
+
+// A client takes no trailer that is longer than 4 KiB, whatever the files in a volume are called.
+func TestExportReportStaysShort(t *testing.T) {
+	h := newHost(t)
+	h.open()
+	data := h.create(volumes.CreateRequest{Name: "data"}).Mountpoint
+	for i := range 20 {
+		if err := unix.Mknod(filepath.Join(data, strings.Repeat("<\x01", 120)+fmt.Sprint(i)), unix.S_IFSOCK|0o600, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := volumes.API{Store: h.store}.Export(t.Context(), "data", router.ExportRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	report, err := e.Write(t.Context(), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(report)
+	if err != nil || len(text) > 3000 || len(report.LeftOut) != 6 {
+		t.Errorf("%d bytes, %q, %v", len(text), report.LeftOut, err)
 	}
 }

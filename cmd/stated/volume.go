@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
@@ -201,7 +203,7 @@ func printExport(w io.Writer, name string, done types.VolumeExport) {
 		fmt.Fprintf(w, "paused for %s: %s\n", took, strings.Join(done.Paused, ", "))
 	}
 	for _, what := range done.LeftOut {
-		fmt.Fprintf(w, "left out: %s\n", what)
+		fmt.Fprintf(w, "left out: %s\n", printable(what))
 	}
 }
 
@@ -255,9 +257,17 @@ func printImport(w io.Writer, done types.VolumeImport) error {
 	}
 	fmt.Fprintf(w, "volume %s: %d entries, %s of files\n", v.Name, done.Entries, units.BytesSize(float64(done.Bytes)))
 	for _, what := range done.LeftOut {
-		fmt.Fprintf(w, "not there: %s\n", what)
+		fmt.Fprintf(w, "not there: %s\n", printable(what))
 	}
 	return nil
+}
+
+// printable quotes a text that would do more to a terminal than to be seen.
+func printable(text string) string {
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(text)
+	}
+	return text
 }
 
 func isTerminal(f *os.File) bool {

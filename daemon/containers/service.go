@@ -96,7 +96,10 @@ func (s *Service) Close() error {
 	}
 	s.cancel()
 	s.tasks.Wait()
-	return errors.Join(err, s.writeIndex())
+	if indexErr := s.writeIndex(); indexErr != nil {
+		s.log.Warn("cannot write the index of containers; the next start takes longer", "err", indexErr)
+	}
+	return err
 }
 
 // stopAll ends every container as a shutdown does: no restart policy acts, and nobody counts it as a user's stop.

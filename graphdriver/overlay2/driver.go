@@ -86,7 +86,12 @@ func New(ctx context.Context, cfg graphdriver.Config) (graphdriver.Driver, error
 		return nil, err
 	}
 	d.probeFeatures()
-	if err := d.probeMount(testDir); err != nil {
+	switch err := d.probeMount(testDir); {
+	case err == nil:
+	case testDir == d.home && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)):
+		// Who wants to free space has to get at what is here.
+		slog.WarnContext(ctx, "overlay mounts were not tried: the disk is full", "dir", d.home, "err", err)
+	default:
 		return nil, err
 	}
 	if err := d.makeHome(); err != nil {
