@@ -216,6 +216,10 @@ func (d *Daemon) prepareRoots() error {
 		}
 	}
 	var err error
+	// The kernel lists mounts by real paths, and who looks for what is mounted below the root compares them.
+	if d.cfg.Root, err = filepath.EvalSymlinks(d.cfg.Root); err != nil {
+		return fmt.Errorf("find the data root: %w", err)
+	}
 	d.adopted = adopt.IsDockers(d.cfg.Root)
 	if d.lock, err = lockRoot(d.cfg.Root, d.log); err != nil {
 		return err

@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -96,4 +99,40 @@ func TestCrash(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLinkedDataRoot: a data root may be named by a symbolic link, and what a killed daemon left mounted in it goes.
+func TestLinkedDataRoot(t *testing.T) {
+	h := host{scratch.New(t)}
+	target := filepath.Join(h.Dir, "target")
+	if err := errors.Join(os.Mkdir(target, 0o710), os.Symlink(target, h.Roots.Data)); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	h.ImportBusybox()
+	h.want(target, "info", "-f", "{{.DockerRootDir}}")
+	h.Docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "memory")
+	h.Docker("create", "--name", "web", "-v", "memory:/m", "busybox", "echo", "hello")
+	left := func() []*mountinfo.Info {
+		t.Helper()
+		list, err := mountinfo.GetMounts(mountinfo.PrefixFilter(target))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	h.Stop(syscall.SIGTERM)
+	h.Env = []string{"STATED_FAULT=containers.start.prepared=kill"}
+	h.Start()
+	if r := h.run("start", "web"); r.code == 0 {
+		t.Fatalf("%+v", r)
+	}
+	<-h.Exited()
+	if len(left()) == 0 {
+		t.Error("the daemon was killed too early")
+	}
+	h.Env = nil
+	h.Start()
+	h.eventually("nothing is mounted", func() bool { return len(left()) == 0 })
+	h.want("hello", "start", "-a", "web")
 }

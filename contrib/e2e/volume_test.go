@@ -80,6 +80,19 @@ func TestVolumeExportImport(t *testing.T) {
 	}
 }
 
+// The daemon refuses what it need not read to its end, and the client that is still sending says why.
+func TestVolumeImportRefusedEarly(t *testing.T) {
+	h := startedHost(t)
+	h.Docker("run", "--rm", "-v", "data:/v", "busybox", "dd", "if=/dev/urandom", "of=/v/big", "bs=1M", "count=32")
+	file := filepath.Join(h.Dir, "data.tar")
+	h.mustStated("volume", "export", "-o", file, "data")
+	for range 5 {
+		if r := h.stated("volume", "import", "-i", file); r.code != 1 || !strings.Contains(r.err, "there is a volume data already") {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 // cloningHost is a host whose data root can clone files.
 func cloningHost(t *testing.T) host {
 	t.Helper()

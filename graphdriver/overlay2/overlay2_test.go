@@ -12,6 +12,8 @@ import (
 
 	"stated.dev/stated/graphdriver"
 	"stated.dev/stated/graphdriver/overlay2"
+	"stated.dev/stated/internal/testenv/hostile"
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 func open(t *testing.T, home string, opts ...string) graphdriver.Driver {
@@ -191,6 +193,32 @@ func TestOnOverlay(t *testing.T) {
 	if entries, err := os.ReadDir(merged); err != nil || len(entries) > 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
+}
+
+// On a full disk what is there can still be used, and a home that is not there cannot be made.
+func TestOnFullDisk(t *testing.T) {
+	dir := scratch.Dir(t)
+	image, disk := filepath.Join(dir, "image"), filepath.Join(dir, "disk")
+	scratch.Run(t, "truncate", "-s", "16M", image)
+	scratch.Run(t, "mkfs.ext4", "-q", "-F", "-m", "0", image)
+	must(t, os.Mkdir(disk, 0o755))
+	scratch.Run(t, "mount", "-o", "loop", image, disk)
+	home := filepath.Join(disk, "overlay2")
+	d := open(t, home)
+	must(t, d.CreateReadWrite(t.Context(), "layer", "", graphdriver.CreateOptions{}))
+	must(t, d.Close())
+	hostile.FillDisk(t, disk)
+	d = open(t, home)
+	merged, err := d.Get(t.Context(), "layer", "")
+	must(t, err)
+	if _, err := os.ReadDir(merged); err != nil {
+		t.Error(err)
+	}
+	must(t, d.Put(t.Context(), "layer"))
+	if _, err := overlay2.New(t.Context(), graphdriver.Config{Home: filepath.Join(disk, "other")}); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("a new home on a full disk: %v", err)
+	}
+	must(t, d.Close())
 }
 
 func TestStatus(t *testing.T) {
