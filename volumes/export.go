@@ -19,8 +19,9 @@ import (
 
 // Frozen are containers that are held still.
 type Frozen struct {
-	Containers []string           // their names
-	Thaw       func() (err error) // lets them go on; to be called once
+	Containers []string // their names
+	// Thaw lets them go on, and says for how long they were held. It is to be called once.
+	Thaw func() (time.Duration, error)
 }
 
 // ExportRequest narrows Export.
@@ -46,7 +47,7 @@ type ExportReport struct {
 	stream.Tail
 	Consistency Consistency
 	Paused      []string      // the containers that were held still
-	PausedFor   time.Duration // from before the first was until after the last went on
+	PausedFor   time.Duration // from before the first was held until after the last went on
 	Reason      string        // why there is no snapshot; empty when there is one
 }
 
@@ -58,7 +59,6 @@ type Export struct {
 	head   stream.Head
 	dir    string // what is read
 	frozen *Frozen
-	begun  time.Time
 	report ExportReport
 }
 
@@ -127,7 +127,6 @@ func (e *Export) freeze(ctx context.Context) error {
 	if e.store.freeze == nil {
 		return nil
 	}
-	e.begun = time.Now()
 	frozen, err := e.store.freeze(ctx, e.name)
 	if err != nil {
 		return err
@@ -141,9 +140,9 @@ func (e *Export) thaw() error {
 	if e.frozen == nil {
 		return nil
 	}
-	err := e.frozen.Thaw()
+	took, err := e.frozen.Thaw()
 	if len(e.frozen.Containers) > 0 {
-		e.report.Paused, e.report.PausedFor = e.frozen.Containers, time.Since(e.begun)
+		e.report.Paused, e.report.PausedFor = e.frozen.Containers, took
 	}
 	e.frozen = nil
 	return err

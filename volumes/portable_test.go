@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -157,9 +158,9 @@ type freezer struct{ held, calls int }
 func (f *freezer) freeze(context.Context, string) (volumes.Frozen, error) {
 	f.held++
 	f.calls++
-	return volumes.Frozen{Containers: []string{"web"}, Thaw: func() error {
+	return volumes.Frozen{Containers: []string{"web"}, Thaw: func() (time.Duration, error) {
 		f.held--
-		return nil
+		return time.Millisecond, nil
 	}}, nil
 }
 

@@ -437,12 +437,15 @@ func (s *Service) adopt(ctx context.Context, f *restored) {
 		s.note(f.c, errors.New("its root file system is not mounted where it should be; exec may fail until it is restarted"))
 	}
 	r := newRun(f.task, root, rec.NetworkSettings.SandboxKey)
-	if paused := f.state.Status == runtime.StatusPaused; paused != rec.State.Paused {
+	frozen := s.isNotedFrozen(f.c.id)
+	if paused := f.state.Status == runtime.StatusPaused; paused != rec.State.Paused && !frozen {
 		s.observe(f.c, func(next *Record) { next.State.Paused = paused })
 	}
 	s.began(f.c, r)
-	if err := s.thawLeft(ctx, f.c); err != nil {
-		s.note(f.c, fmt.Errorf("an export of its volume had paused it, and it does not go on: %w", err))
+	if frozen {
+		if err := s.thawLeft(ctx, f.c, r); err != nil {
+			s.note(f.c, fmt.Errorf("an export of its volume had paused it, and it does not go on: %w", err))
+		}
 	}
 	if err := s.restoreExecs(ctx, f.c, r); err != nil {
 		s.log.Error("cannot take up the execs of a container", "container", f.c.id, "err", err)

@@ -155,8 +155,9 @@ type run struct {
 	cleaned    chan struct{}                // closed when everything the run held is released
 	exit       runtime.Exit                 // valid once exited is closed
 	netns      string
-	stopped    atomic.Bool // a user asked it to end
-	restarting atomic.Bool // it ends because of a verb that goes on with it: --rm does not apply
+	hold       atomic.Pointer[hold] // of Freeze; set and cleared under the verb lock
+	stopped    atomic.Bool          // a user asked it to end
+	restarting atomic.Bool          // it ends because of a verb that goes on with it: --rm does not apply
 }
 
 func newContainer(dir string, r *Record) *Container {

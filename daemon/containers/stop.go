@@ -13,7 +13,6 @@ import (
 
 	api "stated.dev/stated/api/router/containers"
 	"stated.dev/stated/api/types"
-	"stated.dev/stated/daemon/runtime"
 )
 
 // killGrace is how long a process may take to vanish after SIGKILL before a verb gives up waiting for it.
@@ -109,7 +108,7 @@ func (s *Service) end(ctx context.Context, c *Container, r *run, req api.StopReq
 	}
 	if timeout != 0 {
 		if rec.State.Paused {
-			_ = r.task().Resume(ctx) // a frozen process cannot act on the signal; when this fails the kill below does it
+			_ = r.resume(ctx) // a frozen process cannot act on the signal; when this fails the kill below does it
 		}
 		waitFor(ctx, r.exited, max(timeout, 0)) // a negative one means as long as it takes
 	}
@@ -130,7 +129,7 @@ func (s *Service) killRun(ctx context.Context, c *Container, r *run) error {
 	ctx = context.WithoutCancel(ctx)
 	err := s.signal(ctx, c, r, unix.SIGKILL)
 	if c.rec().State.Paused {
-		_ = r.task().Resume(ctx) // cgroup v1's freezer keeps a killed process until it thaws
+		_ = r.resume(ctx) // cgroup v1's freezer keeps a killed process until it thaws
 	}
 	if waitFor(ctx, r.exited, killGrace) {
 		return nil
@@ -257,7 +256,7 @@ func (s *Service) Pause(ctx context.Context, ref string) error {
 			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", c.id))
 		}
 		return nil
-	}, runtime.Task.Pause, true, events.ActionPause)
+	}, func(r *run, ctx context.Context) error { return r.task().Pause(ctx) }, true, events.ActionPause)
 }
 
 // Unpause lets them go on.
@@ -267,11 +266,11 @@ func (s *Service) Unpause(ctx context.Context, ref string) error {
 			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is not paused", c.id))
 		}
 		return nil
-	}, runtime.Task.Resume, false, events.ActionUnPause)
+	}, (*run).resume, false, events.ActionUnPause)
 }
 
 func (s *Service) freeze(ctx context.Context, ref string, check func(*Container, State) error,
-	act func(runtime.Task, context.Context) error, paused bool, action events.Action) error {
+	act func(*run, context.Context) error, paused bool, action events.Action) error {
 	c, err := s.lookup(ref)
 	if err != nil {
 		return err
@@ -291,7 +290,7 @@ func (s *Service) freeze(ctx context.Context, ref string, check func(*Container,
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is not paused", c.id))
 	}
 	ctx = context.WithoutCancel(ctx) // what is done is recorded
-	if err := act(r.task(), ctx); err != nil {
+	if err := act(r, ctx); err != nil {
 		return fmt.Errorf("cannot %s container %s: %w", action, ref, err)
 	}
 	if _, err := s.commit(ctx, c, func(rec *Record) {
@@ -299,6 +298,7 @@ func (s *Service) freeze(ctx context.Context, ref string, check func(*Container,
 	}); err != nil {
 		return err
 	}
+	r.hold.Store(nil) // whatever Freeze did is undone
 	s.publish(c, action, nil)
 	return nil
 }

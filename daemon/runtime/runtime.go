@@ -116,6 +116,9 @@ type Task interface {
 	Kill(ctx context.Context, signal int, all bool) error
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// Freezer finds what holds the processes still for moments. Where that cannot be done past the shim it is an
+	// errdefs.ErrNotImplemented.
+	Freezer(ctx context.Context) (Freezer, error)
 	Update(ctx context.Context, resources *specs.LinuxResources) error
 	// Pids lists the processes of the container as seen from the host.
 	Pids(ctx context.Context) ([]int, error)

@@ -21,7 +21,8 @@ import (
 // it is signalled or told to end. It can be told to lie: to fail, to fail after having done what was asked, to wait,
 // and to lose what stands beside a container.
 //
-// Operations are named after the methods: "Spawn", "Create", "Start", "Kill", "Pause", "Resume", "Update", "Delete",
+// Operations are named after the methods: "Spawn", "Create", "Start", "Kill", "Pause", "Resume", "Freezer", "Freeze",
+// "Thaw", "Update", "Delete",
 // "HoldPorts", "ReleasePorts", "ServeDNS", "Exec", "ExecStart", "Attach", "State", "Reconnect".
 type Fake struct {
 	w      *fakeWorld
@@ -91,6 +92,48 @@ func (f *Fake) Output(id, text string) {
 	if t := f.w.get(id); t != nil {
 		t.init.write(1, []byte(text))
 	}
+}
+
+// Freezer is the freezer of a container, past all lies.
+func (f *Fake) Freezer(id string) runtime.Freezer { return &fakeFreezer{f.w, id} }
+
+// fakeFreezer is the freezer of the container that has an id.
+type fakeFreezer struct {
+	w  *fakeWorld
+	id string
+}
+
+func (z *fakeFreezer) set(frozen bool) {
+	z.w.mu.Lock()
+	defer z.w.mu.Unlock()
+	if t := z.w.containers[z.id]; t != nil {
+		t.frozen = frozen
+	}
+}
+
+func (z *fakeFreezer) Frozen() (bool, error) {
+	z.w.mu.Lock()
+	defer z.w.mu.Unlock()
+	t := z.w.containers[z.id]
+	return t != nil && t.frozen, nil
+}
+
+func (z *fakeFreezer) Freeze(ctx context.Context) error {
+	err := z.w.do(ctx, "Freeze", z.id, func() error {
+		z.set(true)
+		return nil
+	})
+	if err != nil {
+		z.set(false)
+	}
+	return err
+}
+
+func (z *fakeFreezer) Thaw() error {
+	return z.w.do(context.Background(), "Thaw", z.id, func() error {
+		z.set(false)
+		return nil
+	})
 }
 
 // KillShim loses what stands beside a container. Its process runs on.
@@ -216,6 +259,7 @@ type fakeTask struct {
 	init     *fakeProc
 	shimGone bool // guarded by the world
 	// Guarded by the world, too.
+	frozen bool
 	ports map[string][]sandbox.Port
 	execs []*fakeExec
 	dns   sandbox.DNSConfig
@@ -341,6 +385,14 @@ func (h *fakeHandle) Resume(ctx context.Context) error {
 		h.t.init.set(runtime.StatusRunning)
 		return nil
 	})
+}
+
+func (h *fakeHandle) Freezer(ctx context.Context) (z runtime.Freezer, err error) {
+	err = h.op(ctx, "Freezer", func() error {
+		z = &fakeFreezer{h.f.w, h.id}
+		return h.want(runtime.StatusCreated, runtime.StatusRunning, runtime.StatusPaused)
+	})
+	return z, err
 }
 
 func (h *fakeHandle) Update(ctx context.Context, _ *specs.LinuxResources) error {
