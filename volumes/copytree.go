@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,8 +20,6 @@ type copyTree struct {
 	links   map[inodeKey]string    // first copy of each file with more than one name
 	xattrs  func(name string) bool // which extended attributes are copied
 	refused error                  // why blocks cannot be shared, so that nobody tries again
-	// cloneOnly copies no contents but by sharing their blocks, and takes what goes away meanwhile for not there.
-	cloneOnly bool
 }
 
 // newCopyTree copies all but the attributes by which an overlay remembers its layers.
@@ -30,9 +27,9 @@ func newCopyTree() *copyTree {
 	return &copyTree{links: map[inodeKey]string{}, xattrs: func(name string) bool { return !strings.HasPrefix(name, "trusted.overlay.") }}
 }
 
-// newCloneTree copies everything, and fails with errNoClone where contents would have to be copied.
-func newCloneTree() *copyTree {
-	return &copyTree{links: map[inodeKey]string{}, xattrs: func(string) bool { return true }, cloneOnly: true}
+// newMirrorTree copies all attributes.
+func newMirrorTree() *copyTree {
+	return &copyTree{links: map[inodeKey]string{}, xattrs: func(string) bool { return true }}
 }
 
 type inodeKey struct{ dev, ino uint64 }
@@ -52,8 +49,7 @@ func (c *copyTree) into(ctx context.Context, dst, src string, layers []string) e
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name()), layers)
-		if err != nil && !(c.cloneOnly && errors.Is(err, fs.ErrNotExist)) {
+		if err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name()), layers); err != nil {
 			return err
 		}
 	}
@@ -82,22 +78,31 @@ func (c *copyTree) entry(ctx context.Context, dst, src string, layers []string) 
 		return c.into(ctx, dst, src, subdirs(layers, filepath.Base(src)))
 	case unix.S_IFREG:
 		err = c.copyFile(dst, src, &st, layers)
-	case unix.S_IFLNK:
-		var target string
-		if target, err = os.Readlink(src); err == nil {
-			err = os.Symlink(target, dst)
-		}
-	case unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO, unix.S_IFSOCK:
-		if err = unix.Mknod(dst, st.Mode, int(st.Rdev)); err != nil {
-			err = &os.PathError{Op: "mknod", Path: dst, Err: err}
-		}
 	default:
-		err = fmt.Errorf("%s is of no known kind (mode %o)", src, st.Mode)
+		err = makeSpecial(dst, src, &st)
 	}
 	if err != nil {
 		return err
 	}
 	return c.attributes(dst, src, &st)
+}
+
+// makeSpecial makes what is like src, neither a directory nor a file.
+func makeSpecial(dst, src string, st *unix.Stat_t) error {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		target, err := os.Readlink(src)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(target, dst)
+	case unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO, unix.S_IFSOCK:
+		if err := unix.Mknod(dst, st.Mode, int(st.Rdev)); err != nil {
+			return &os.PathError{Op: "mknod", Path: dst, Err: err}
+		}
+		return nil
+	}
+	return fmt.Errorf("%s is of no known kind (mode %o)", src, st.Mode)
 }
 
 // subdirs returns the directories called name in those of dirs that have one.
@@ -132,11 +137,8 @@ func (c *copyTree) copyFile(dst, src string, st *unix.Stat_t, layers []string) (
 	if st.Size == 0 {
 		return nil
 	}
-	switch err := c.share(out, in, st, layers); {
-	case err == nil:
+	if c.share(out, in, st, layers) == nil {
 		return nil
-	case c.cloneOnly:
-		return fmt.Errorf("%s: %w (%v)", src, errNoClone, err)
 	}
 	return copyData(out, in, st.Size)
 }

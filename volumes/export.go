@@ -151,8 +151,12 @@ func (e *Export) thaw() error {
 // errNoClone says that no snapshot can be made.
 var errNoClone = errors.New("its file system cannot clone files")
 
-// snapshot clones the volume's files into the state directory, which becomes what is read. Whatever is slow is done
-// before the containers are held still, and after.
+// passesAhead is how often the clones are brought up to date before the containers are held still. The first pass takes
+// as long as there are files; the second is short, and leaves what changes during a short time for the last.
+const passesAhead = 2
+
+// snapshot clones the volume's files into the state directory, which becomes what is read. While the containers are held
+// still the clones are only brought up to date.
 func (e *Export) snapshot(ctx context.Context) (err error) {
 	dir := filepath.Join(e.store.stateDir, snapshotDir)
 	if err := canClone(dir, e.dir); err != nil {
@@ -170,10 +174,19 @@ func (e *Export) snapshot(ctx context.Context) (err error) {
 			err = errors.Join(err, os.RemoveAll(clone))
 		}
 	}()
+	m := newMirror(clone, e.dir)
+	for range passesAhead {
+		if err := m.update(ctx); err != nil {
+			return err
+		}
+	}
+	if err := fault.Point("volumes.export.prepared"); err != nil {
+		return err
+	}
 	if err := e.freeze(ctx); err != nil {
 		return err
 	}
-	err = e.cloneInto(ctx, clone)
+	err = e.lastUpdate(ctx, m)
 	if err == nil {
 		err = fault.Point("volumes.export.cloned")
 	}
@@ -187,14 +200,14 @@ func (e *Export) snapshot(ctx context.Context) (err error) {
 	return nil
 }
 
-// cloneInto holds the name's lock, so that no container is given the volume meanwhile.
-func (e *Export) cloneInto(ctx context.Context, clone string) error {
+// lastUpdate holds the name's lock, so that no container is given the volume meanwhile.
+func (e *Export) lastUpdate(ctx context.Context, m *mirror) error {
 	unlock, err := e.store.names.lock(ctx, e.name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return newCloneTree().into(ctx, clone, e.dir, nil)
+	return m.update(ctx)
 }
 
 // canClone tries whether files below path can be cloned into dir, which it makes.
