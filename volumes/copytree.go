@@ -20,16 +20,20 @@ type copyTree struct {
 	links   map[inodeKey]string    // first copy of each file with more than one name
 	xattrs  func(name string) bool // which extended attributes are copied
 	refused error                  // why blocks cannot be shared, so that nobody tries again
+	// How attributes of an original are read.
+	listxattr func(path string, buf []byte) (int, error)
+	getxattr  func(path, name string, buf []byte) (int, error)
 }
 
 // newCopyTree copies all but the attributes by which an overlay remembers its layers.
 func newCopyTree() *copyTree {
-	return &copyTree{links: map[inodeKey]string{}, xattrs: func(name string) bool { return !strings.HasPrefix(name, "trusted.overlay.") }}
+	return &copyTree{links: map[inodeKey]string{}, xattrs: func(name string) bool { return !strings.HasPrefix(name, "trusted.overlay.") },
+		listxattr: unix.Llistxattr, getxattr: unix.Lgetxattr}
 }
 
-// newMirrorTree copies all attributes.
+// newMirrorTree copies all attributes, of originals that are named by the links in /proc to what is open.
 func newMirrorTree() *copyTree {
-	return &copyTree{links: map[inodeKey]string{}, xattrs: func(string) bool { return true }}
+	return &copyTree{links: map[inodeKey]string{}, xattrs: func(string) bool { return true }, listxattr: unix.Listxattr, getxattr: unix.Getxattr}
 }
 
 type inodeKey struct{ dev, ino uint64 }
@@ -79,7 +83,11 @@ func (c *copyTree) entry(ctx context.Context, dst, src string, layers []string) 
 	case unix.S_IFREG:
 		err = c.copyFile(dst, src, &st, layers)
 	default:
-		err = makeSpecial(dst, src, &st)
+		var fd int
+		if fd, err = unix.Open(src, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {
+			err = makeSpecial(dst, fd, &st)
+			_ = unix.Close(fd) // it reads and writes nothing
+		}
 	}
 	if err != nil {
 		return err
@@ -87,22 +95,23 @@ func (c *copyTree) entry(ctx context.Context, dst, src string, layers []string) 
 	return c.attributes(dst, src, &st)
 }
 
-// makeSpecial makes what is like src, neither a directory nor a file.
-func makeSpecial(dst, src string, st *unix.Stat_t) error {
+// makeSpecial makes what is like the open src, neither a directory nor a file.
+func makeSpecial(dst string, src int, st *unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
-		target, err := os.Readlink(src)
+		target := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(src, "", target)
 		if err != nil {
-			return err
+			return &os.PathError{Op: "read the link that becomes", Path: dst, Err: err}
 		}
-		return os.Symlink(target, dst)
+		return os.Symlink(string(target[:n]), dst)
 	case unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO, unix.S_IFSOCK:
 		if err := unix.Mknod(dst, st.Mode, int(st.Rdev)); err != nil {
 			return &os.PathError{Op: "mknod", Path: dst, Err: err}
 		}
 		return nil
 	}
-	return fmt.Errorf("%s is of no known kind (mode %o)", src, st.Mode)
+	return fmt.Errorf("what becomes %s is of no known kind (mode %o)", dst, st.Mode)
 }
 
 // subdirs returns the directories called name in those of dirs that have one.
@@ -270,7 +279,7 @@ func copyTimes(dst string, st *unix.Stat_t) error {
 
 // copyXattrs copies the wanted extended attributes, except where either file system has none.
 func (c *copyTree) copyXattrs(dst, src string) error {
-	names, err := listXattrs(src)
+	names, err := listXattrs(func(buf []byte) (int, error) { return c.listxattr(src, buf) })
 	if err != nil {
 		return &os.PathError{Op: "llistxattr", Path: src, Err: err}
 	}
@@ -278,7 +287,7 @@ func (c *copyTree) copyXattrs(dst, src string) error {
 		if !c.xattrs(name) {
 			continue
 		}
-		value, err := getXattr(src, name)
+		value, err := grow(func(buf []byte) (int, error) { return c.getxattr(src, name, buf) })
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
@@ -292,8 +301,8 @@ func (c *copyTree) copyXattrs(dst, src string) error {
 	return nil
 }
 
-func listXattrs(path string) ([]string, error) {
-	buf, err := grow(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
+func listXattrs(list func([]byte) (int, error)) ([]string, error) {
+	buf, err := grow(list)
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
 	}
@@ -301,10 +310,6 @@ func listXattrs(path string) ([]string, error) {
 		return nil, err
 	}
 	return strings.Split(strings.TrimSuffix(string(buf), "\x00"), "\x00"), nil
-}
-
-func getXattr(path, name string) ([]byte, error) {
-	return grow(func(buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) })
 }
 
 // grow calls read with a buffer of the size that it asks for.

@@ -41,6 +41,9 @@ var crashOptions = map[string]string{"type": "tmpfs", "device": "tmpfs", "o": "s
 
 // crash does one operation on the volume "victim" of the data root.
 func crash(operation, root string) error {
+	if operation == "write mapped" {
+		return writeMapped(root)
+	}
 	ctx := context.Background()
 	dir := filepath.Join(root, "volumes")
 	s, err := volumes.Open(ctx, volumes.Options{Dir: dir, Drivers: map[string]volumes.Driver{"local": local.New(local.Options{Dir: dir})},

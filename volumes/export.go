@@ -174,7 +174,7 @@ func (e *Export) snapshot(ctx context.Context) (err error) {
 			err = errors.Join(err, os.RemoveAll(clone))
 		}
 	}()
-	m := newMirror(clone, e.dir)
+	m := newMirror(clone, e.dir, e.store.now)
 	for range passesAhead {
 		if err := m.update(ctx); err != nil {
 			return err

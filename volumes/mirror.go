@@ -41,7 +41,8 @@ const mirrorChunk = 128
 // Passes are not to run at the same time.
 type mirror struct {
 	dst, src string
-	tree     *copyTree // copies attributes
+	tree     *copyTree        // copies attributes
+	now      func() time.Time // the kernel's clock, by which files are changed; not ahead of it
 	root     node
 }
 
@@ -68,8 +69,8 @@ type version struct {
 	settled bool
 }
 
-func newMirror(dst, src string) *mirror {
-	return &mirror{dst: dst, src: src, tree: newMirrorTree(), root: node{dir: &directory{}}}
+func newMirror(dst, src string, now func() time.Time) *mirror {
+	return &mirror{dst: dst, src: src, now: now, tree: newMirrorTree(), root: node{dir: &directory{}}}
 }
 
 // pass is one pass of a mirror.
@@ -98,7 +99,7 @@ func (m *mirror) update(ctx context.Context) error {
 		return &os.PathError{Op: "open", Path: m.src, Err: err}
 	}
 	defer unix.Close(top)
-	p := &pass{mirror: m, top: top, begun: time.Now(), linked: map[inodeKey][]linkedName{}}
+	p := &pass{mirror: m, top: top, begun: m.now(), linked: map[inodeKey][]linkedName{}}
 	p.workers.SetLimit(runtime.GOMAXPROCS(0))
 	err = p.directory(ctx, &m.root)
 	err = cmp.Or(p.workers.Wait(), err)
@@ -216,7 +217,7 @@ func (p *pass) entries(ctx context.Context, n *node, f *os.File) error {
 		if err := dropXattrs(dst); err != nil {
 			return err
 		}
-		if err := p.tree.attributes(dst, below(f, "."), &st); err != nil {
+		if err := p.tree.attributes(dst, opened(int(f.Fd())), &st); err != nil {
 			return err
 		}
 		n.copy = p.version(&st)
@@ -299,10 +300,8 @@ func (p *pass) touch(dir *directory) {
 	p.stale = append(p.stale, dir)
 }
 
-// below is a path of something in an open directory, for calls that have no better way.
-func below(dir *os.File, name string) string {
-	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + name
-}
+// opened is a path that leads to what is open, and never to what has its name by now.
+func opened(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // entry brings one name up to date; if that is a directory, not what is in it, and if it is one of several of its inode,
 // only as far as to note that.
@@ -354,20 +353,19 @@ func (p *pass) clone(dir *directory, f *os.File, n *node) error {
 	if err := unix.Fstat(fd, &st); err != nil { // before the contents are read
 		return &os.PathError{Op: "stat", Path: name, Err: err}
 	}
-	src, dst := below(f, n.name), p.copyOf(dir, n)
+	dst := p.copyOf(dir, n)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return fmt.Errorf("%s: %w", name, errMoved)
 	case unix.S_IFREG:
-		// Through /proc this opens what was looked at, and never a device that has its name by now.
-		err = cloneFile(dst, "/proc/self/fd/"+strconv.Itoa(fd), &st)
+		err = cloneFile(dst, opened(fd), &st)
 	default:
-		err = makeSpecial(dst, src, &st)
+		err = makeSpecial(dst, fd, &st)
 	}
 	if err != nil {
 		return fmt.Errorf("clone %s: %w", name, err)
 	}
-	if err := p.tree.attributes(dst, src, &st); err != nil {
+	if err := p.tree.attributes(dst, opened(fd), &st); err != nil {
 		return err
 	}
 	n.copy = p.version(&st)
@@ -474,7 +472,7 @@ func (p *pass) setTimes() error {
 
 // dropXattrs removes extended attributes, before they are copied anew.
 func dropXattrs(path string) error {
-	names, err := listXattrs(path)
+	names, err := listXattrs(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
 	if err != nil {
 		return &os.PathError{Op: "llistxattr", Path: path, Err: err}
 	}

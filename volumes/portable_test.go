@@ -324,7 +324,7 @@ func TestCrashInImport(t *testing.T) {
 // What an export left that a crash cut short is removed by the next start.
 func TestCrashInExport(t *testing.T) {
 	root := newFileSystem(t, "xfs")
-	for _, point := range []string{"volumes.export.cloned", "volumes.export.thawed"} {
+	for _, point := range []string{"volumes.export.prepared", "volumes.export.cloned", "volumes.export.thawed"} {
 		t.Run(point, func(t *testing.T) {
 			h := newHost(t)
 			h.root, h.fake = root, nil
