@@ -163,7 +163,7 @@ func TestCrashInVolumeExport(t *testing.T) {
 		h.Docker("run", "-d", "--name", name, "-v", "data:/v", "busybox", "sleep", "1000")
 	}
 	h.Docker("pause", "still")
-	for _, point := range []string{"containers.frozen", "volumes.export.cloned", "volumes.export.thawed"} {
+	for _, point := range []string{"volumes.export.prepared", "containers.freezing", "containers.frozen", "volumes.export.cloned", "volumes.export.thawed"} {
 		h.Stop(syscall.SIGTERM)
 		h.Env = []string{"STATED_FAULT=" + point + "=kill"}
 		h.Start()

@@ -52,6 +52,7 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"Tty", testTty},
 		{"Kill", testKill},
 		{"Pause", testPause},
+		{"Freeze", testFreeze},
 		{"Exec", testExec},
 		{"ExecStdin", testExecStdin},
 		{"ExecFails", testExecFails},
@@ -448,6 +449,39 @@ func testPause(t *testing.T, h *Harness) {
 	wantStatus(t, task, runtime.StatusRunning)
 	Must(t, task.Kill(ctx, int(syscall.SIGKILL), false))
 	wantExit(t, task, 137)
+}
+
+// The freezer holds the processes still past what stands beside them, and another daemon process can let them go on.
+func testFreeze(t *testing.T, h *Harness) {
+	ctx := testContext(t)
+	task := start(t, h, runtime.SpawnRequest{}, "wait")
+	freezer := Value(t, Of(task.Freezer(ctx)))
+	want := func(frozen bool) {
+		t.Helper()
+		if got := Value(t, Of(freezer.Frozen())); got != frozen {
+			t.Errorf("frozen: %v, want %v", got, frozen)
+		}
+	}
+	want(false)
+	Must(t, freezer.Thaw())
+	for range 20 {
+		Must(t, freezer.Freeze(ctx))
+		want(true)
+		wantStatus(t, task, runtime.StatusRunning)
+		other := Value(t, Of(h.Again(t).Reconnect(ctx, task.ID())))
+		Must(t, Value(t, Of(other.Freezer(ctx))).Thaw())
+		want(false)
+	}
+	Must(t, task.Pause(ctx))
+	Must(t, task.Resume(ctx))
+	Must(t, freezer.Freeze(ctx))
+	Must(t, task.Kill(ctx, int(syscall.SIGKILL), false)) // version 1 keeps it until it goes on
+	Must(t, freezer.Thaw())
+	wantExit(t, task, 137)
+	Must(t, task.Delete(ctx))
+	Must(t, freezer.Freeze(ctx))
+	Must(t, freezer.Thaw())
+	want(false)
 }
 
 func testExec(t *testing.T, h *Harness) {
