@@ -139,7 +139,7 @@ func (w *world) open(t testing.TB) *runtime.Shims {
 }
 
 func (w *world) spec(id string, args ...string) *specs.Spec {
-	return runtimetest.Spec(built.rootfs, w.cgroup+"/"+id[:12], args...)
+	return runtimetest.Spec(built.rootfs, w.cgroup+"/"+id, args...)
 }
 
 // killShim ends a shim and returns when it is gone.
