@@ -1,13 +1,18 @@
 package volumes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,12 +22,15 @@ import (
 // Where the file system can, copies share the blocks of their originals. An overlay cannot, so beside each directory
 // go those that it may show files of: a file is cloned from where it really lies.
 type copyTree struct {
-	links   map[inodeKey]string    // first copy of each file with more than one name
-	xattrs  func(name string) bool // which extended attributes are copied
-	refused error                  // why blocks cannot be shared, so that nobody tries again
+	xattrs func(name string) bool // which extended attributes are copied
 	// How attributes of an original are read.
 	listxattr func(path string, buf []byte) (int, error)
 	getxattr  func(path, name string, buf []byte) (int, error)
+	workers   crew
+	refused   atomic.Bool // blocks cannot be shared, so that nobody tries again
+
+	mu    sync.Mutex          // guards links; held over the copying of a file with more than one name
+	links map[inodeKey]string // first copy of each such file
 }
 
 // newCopyTree copies all but the attributes by which an overlay remembers its layers.
@@ -39,8 +47,14 @@ func newMirrorTree() *copyTree {
 type inodeKey struct{ dev, ino uint64 }
 
 // into copies what is in src into the empty directory dst, and then src's own attributes to dst. Layers are directories
-// that src may show files of.
+// that src may show files of. It is to be called once.
 func (c *copyTree) into(ctx context.Context, dst, src string, layers []string) error {
+	c.workers.SetLimit(runtime.GOMAXPROCS(0))
+	err := c.directory(ctx, dst, src, layers)
+	return cmp.Or(c.workers.Wait(), err)
+}
+
+func (c *copyTree) directory(ctx context.Context, dst, src string, layers []string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(src, &st); err != nil {
 		return &os.PathError{Op: "lstat", Path: src, Err: err}
@@ -49,13 +63,23 @@ func (c *copyTree) into(ctx context.Context, dst, src string, layers []string) e
 	if err != nil {
 		return err
 	}
-	for _, e := range list {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name()), layers); err != nil {
-			return err
-		}
+	var wait sync.WaitGroup
+	for part := range slices.Chunk(list, chunkOfNames) {
+		err = cmp.Or(err, c.workers.spread(&wait, func() error {
+			for _, e := range part {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name()), layers); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	wait.Wait()
+	if err != nil {
+		return err
 	}
 	return c.attributes(dst, src, &st) // last, because entries change the directory's times
 }
@@ -68,6 +92,8 @@ func (c *copyTree) entry(ctx context.Context, dst, src string, layers []string) 
 	key := inodeKey{dev: st.Dev, ino: st.Ino}
 	kind := st.Mode & unix.S_IFMT
 	if kind != unix.S_IFDIR && st.Nlink > 1 {
+		c.mu.Lock() // a further name waits for the first
+		defer c.mu.Unlock()
 		if first, copied := c.links[key]; copied {
 			return os.Link(first, dst)
 		}
@@ -79,7 +105,7 @@ func (c *copyTree) entry(ctx context.Context, dst, src string, layers []string) 
 		if err := os.Mkdir(dst, 0o700); err != nil {
 			return err
 		}
-		return c.into(ctx, dst, src, subdirs(layers, filepath.Base(src)))
+		return c.directory(ctx, dst, src, subdirs(layers, filepath.Base(src)))
 	case unix.S_IFREG:
 		err = c.copyFile(dst, src, &st, layers)
 	default:
@@ -129,11 +155,6 @@ func subdirs(dirs []string, name string) []string {
 
 // copyFile shares the blocks where the file system can, and otherwise copies what is between holes.
 func (c *copyTree) copyFile(dst, src string, st *unix.Stat_t, layers []string) (err error) {
-	in, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
 	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -146,28 +167,35 @@ func (c *copyTree) copyFile(dst, src string, st *unix.Stat_t, layers []string) (
 	if st.Size == 0 {
 		return nil
 	}
-	if c.share(out, in, st, layers) == nil {
+	if len(layers) > 0 && !c.refused.Load() {
+		if in := openIn(layers, filepath.Base(src), st); in != nil {
+			defer in.Close() // only read
+			if c.share(out, in) {
+				return nil // and the overlay's file was not opened
+			}
+		}
+	}
+	in, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer in.Close() // only read
+	if len(layers) == 0 && c.share(out, in) {
 		return nil
 	}
 	return copyData(out, in, st.Size)
 }
 
-// share makes out share the blocks of in, which has the attributes st.
-func (c *copyTree) share(out, in *os.File, st *unix.Stat_t, layers []string) error {
-	if c.refused != nil {
-		return c.refused
-	}
-	if len(layers) > 0 {
-		if in = openIn(layers, filepath.Base(in.Name()), st); in == nil {
-			return errNoClone
-		}
-		defer in.Close()
+// share makes out share the blocks of in, and reports whether it could.
+func (c *copyTree) share(out, in *os.File) bool {
+	if c.refused.Load() {
+		return false
 	}
 	err := clone(out, in)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ENOTTY) {
-		c.refused = err
+		c.refused.Store(true)
 	}
-	return err
+	return err == nil
 }
 
 // openIn opens the file that an overlay of dirs shows as st under this name, or returns nil. An overlay passes the inode

@@ -16,7 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,9 +24,6 @@ import (
 // time set when he takes the page, and writes a little later. A second is more than either takes, also where the
 // container has so small a share of the processor that it waits in between.
 const settleTime = time.Second
-
-// mirrorChunk is how many names of one directory a worker takes at once.
-const mirrorChunk = 128
 
 // mirror makes a directory a copy of another one that shares the blocks of its files. Each pass brings the copy up to
 // date: it looks at every file, and clones anew those that have changed since the pass before. What changes during a
@@ -78,7 +74,7 @@ type pass struct {
 	*mirror
 	top     int       // the original, open
 	begun   time.Time // before anything was looked at
-	workers errgroup.Group
+	workers crew
 
 	mu     sync.Mutex // guards what is below
 	linked map[inodeKey][]linkedName
@@ -110,19 +106,6 @@ func (m *mirror) update(ctx context.Context) error {
 		err = p.setTimes()
 	}
 	return err
-}
-
-// spread does something in the background when there is a worker for it, else at once.
-func (p *pass) spread(wait *sync.WaitGroup, do func() error) error {
-	wait.Add(1)
-	done := func() error {
-		defer wait.Done()
-		return do()
-	}
-	if p.workers.TryGo(done) {
-		return nil
-	}
-	return done()
 }
 
 func (p *pass) version(st *unix.Stat_t) *version {
@@ -177,7 +160,7 @@ func (p *pass) directory(ctx context.Context, n *node) error {
 		if sub == nil || sub.dir == nil {
 			continue
 		}
-		err = cmp.Or(err, p.spread(&wait, func() error {
+		err = cmp.Or(err, p.workers.spread(&wait, func() error {
 			err := p.directory(ctx, sub)
 			if isVanished(err) {
 				return p.remove(n.dir, sub)
@@ -225,8 +208,8 @@ func (p *pass) entries(ctx context.Context, n *node, f *os.File) error {
 	}
 	var wait sync.WaitGroup
 	var err error
-	for part := range slices.Chunk(dir.entries, mirrorChunk) {
-		err = cmp.Or(err, p.spread(&wait, func() error { return p.part(ctx, dir, f, part) }))
+	for part := range slices.Chunk(dir.entries, chunkOfNames) {
+		err = cmp.Or(err, p.workers.spread(&wait, func() error { return p.part(ctx, dir, f, part) }))
 	}
 	wait.Wait()
 	return err
