@@ -114,7 +114,7 @@ func (w *world) open(t *testing.T, execRoot string) *external.Runtime {
 }
 
 func (w *world) spec(id string, args ...string) *specs.Spec {
-	return runtimetest.Spec(w.rootfs, w.cgroup+"/"+id[:12], args...)
+	return runtimetest.Spec(w.rootfs, w.cgroup+"/"+id, args...)
 }
 
 // shimPid returns the pid of a shim that lives, or 0.
