@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	// answerLimit is how long a shim may take for its first answer.
-	answerLimit = 5 * time.Second
+	// answerLimit is how long a shim may take for its first answer. On a host that has just booted, and starts all its
+	// containers at once, that is seconds.
+	answerLimit = 30 * time.Second
 	// reconnectLimit is the same for one that was started earlier.
 	reconnectLimit = 2 * time.Second
 	// maxAddress is how long the path of a unix socket may be.
@@ -179,7 +180,7 @@ func (r *Shims) Spawn(ctx context.Context, req SpawnRequest) (_ Task, err error)
 	if err := fault.Point("runtime.spawn.locked"); err != nil {
 		return nil, err
 	}
-	pid, err := r.startShim(dir, lock, req)
+	shim, err := r.startShim(dir, lock, req)
 	if err != nil {
 		_ = removeDir(dir) // the first error is the one to report
 		return nil, err
@@ -190,25 +191,42 @@ func (r *Shims) Spawn(ctx context.Context, req SpawnRequest) (_ Task, err error)
 	placed := make(chan struct{})
 	go func() { // ends with place, which is bounded, and is waited for below
 		defer close(placed)
-		r.place.move(ctx, pid, req.ID, r.root)
+		r.place.move(ctx, shim.pid, req.ID, r.root)
 	}()
 	t := &task{r: r, id: req.ID, dir: dir, conn: r.newConn(dir)}
-	soon, cancel := context.WithTimeout(ctx, answerLimit)
-	defer cancel()
-	_, err = t.info(soon)
+	err = t.firstAnswer(ctx, shim)
 	<-placed
 	if err != nil {
 		t.conn.close()
 		log := shimLog(dir)
-		_ = unix.Kill(pid, unix.SIGKILL) // it holds nothing yet; reaped by the reaper
-		_ = removeDir(dir)               // the first error is the one to report
+		_ = unix.Kill(shim.pid, unix.SIGKILL) // it holds nothing yet; reaped by the reaper
+		_ = removeDir(dir)                    // the first error is the one to report
 		return nil, fmt.Errorf("%w%s", err, log)
 	}
 	return t, nil
 }
 
+// firstAnswer waits until the shim answers, or has ended.
+func (t *task) firstAnswer(ctx context.Context, shim *waiting) error {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	answered := make(chan error, 1)
+	go func() { // ends with the context at the latest
+		_, err := t.info(ctx)
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		return err
+	case <-shim.exited:
+		cancel()
+		<-answered
+		return errors.New("the shim has ended before it answered")
+	}
+}
+
 // startShim gives a shim everything that it needs for its container.
-func (r *Shims) startShim(dir string, lock *os.File, req SpawnRequest) (pid int, err error) {
+func (r *Shims) startShim(dir string, lock *os.File, req SpawnRequest) (_ *waiting, err error) {
 	driver := req.CgroupDriver
 	if driver == "" {
 		driver = r.driver
@@ -226,10 +244,10 @@ func (r *Shims) startShim(dir string, lock *os.File, req SpawnRequest) (pid int,
 		Log:           shimapi.Log(req.Log),
 	})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(dir, shimapi.ConfigFile), cfg, 0o600); err != nil {
-		return 0, err
+		return nil, err
 	}
 	var files []*os.File
 	defer func() {
@@ -240,18 +258,18 @@ func (r *Shims) startShim(dir string, lock *os.File, req SpawnRequest) (pid int,
 	for _, name := range []string{shimapi.TaskSocket, shimapi.AttachSocket} {
 		l, err := shimapi.Listen(dir, name)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		f, err := l.File()
 		_ = l.Close() // f is a copy
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		files = append(files, f)
 	}
 	log, err := os.OpenFile(filepath.Join(dir, shimapi.LogFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer log.Close() // the shim has its own
 	return r.assign(shimapi.Assignment{Dir: dir, Tasks: files[0], Attach: files[1], Lock: lock, Log: log})

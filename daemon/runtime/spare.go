@@ -77,20 +77,20 @@ func (w *waiting) dismiss() {
 	}
 }
 
-// assign gives a container to the spare, or else to a new shim. It returns the shim's pid.
-func (r *Shims) assign(a shimapi.Assignment) (int, error) {
+// assign gives a container to the spare, or else to a new shim, and returns that.
+func (r *Shims) assign(a shimapi.Assignment) (*waiting, error) {
 	r.mu.Lock()
 	w := r.spare
 	r.spare = nil
 	r.mu.Unlock()
 	if w != nil && w.assign(a) == nil {
-		return w.pid, nil
+		return w, nil
 	}
 	w, err := r.begin() // there was no spare, or something has ended it
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return w.pid, w.assign(a)
+	return w, w.assign(a)
 }
 
 // prepareSpare begins the next container's shim soon, unless one waits already.

@@ -104,3 +104,21 @@ func TestSpareOfKilledDaemon(t *testing.T) {
 	awaitEnd(ctx, t, pid)
 	end(t, Value(t, Of(w.open(t).Reconnect(ctx, id))))
 }
+
+// TestShimThatEnds spawns a shim that ends when it is told its container: nobody waits for its answer, and nothing stays.
+func TestShimThatEnds(t *testing.T) {
+	ctx := deadline(t)
+	w := newWorld(t)
+	shim := filepath.Join(t.TempDir(), "stated-shim")
+	Must(t, os.WriteFile(shim, []byte("#!/bin/sh\nread -r told <&3\nexit 3\n"), 0o755))
+	r := Value(t, Of(runtime.New(runtime.Options{ExecRoot: w.execRoot, ShimPath: shim, RuncPath: built.runc})))
+	defer r.Close()
+	id := ids.New()
+	_, err := r.Spawn(ctx, runtime.SpawnRequest{ID: id})
+	if err == nil || !strings.Contains(err.Error(), "has ended before it answered") {
+		t.Errorf("Spawn: %v, want that the shim has ended", err)
+	}
+	if _, err := os.Stat(filepath.Join(w.execRoot, "containers", id)); !os.IsNotExist(err) {
+		t.Errorf("the shim's directory: %v, want none", err)
+	}
+}

@@ -260,9 +260,9 @@ type fakeTask struct {
 	shimGone bool // guarded by the world
 	// Guarded by the world, too.
 	frozen bool
-	ports map[string][]sandbox.Port
-	execs []*fakeExec
-	dns   sandbox.DNSConfig
+	ports  map[string][]sandbox.Port
+	execs  []*fakeExec
+	dns    sandbox.DNSConfig
 }
 
 // fakeHandle is one daemon's view of a container.
