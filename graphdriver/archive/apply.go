@@ -451,9 +451,20 @@ func (u *unpacker) xattrs(hdr *tar.Header, set func(key string, value []byte) er
 	return nil
 }
 
+// isRefusal reports whether a file system does not take an attribute: of such a name, of such a length, or beside so many
+// others. ext4 says ENOSPC for the last two; where the disk is full the files do not go in either.
+func isRefusal(err error) bool {
+	for _, refusal := range []error{unix.ENOTSUP, unix.EPERM, unix.E2BIG, unix.ERANGE, unix.ENOSPC} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	return false
+}
+
 func (u *unpacker) xattr(key, value string, set func(key string, value []byte) error) error {
 	err := set(key, []byte(value))
-	if u.opt.BestEffortXattrs && (errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)) {
+	if u.opt.BestEffortXattrs && isRefusal(err) {
 		u.applied.Refused++
 		return nil
 	}

@@ -283,6 +283,31 @@ func TestHoles(t *testing.T) {
 	}
 }
 
+// Attributes that a file system does not take are counted where that is asked for, and else an error.
+func TestRefusedXattrs(t *testing.T) {
+	h := file("f", "data")
+	h.Format = tar.FormatPAX
+	h.PAXRecords = map[string]string{
+		"SCHILY.xattr.user.huge":    strings.Repeat("x", 65<<10), // larger than the kernel takes
+		"SCHILY.xattr.unknown.name": "x",
+		"SCHILY.xattr.user.fine":    "x",
+	}
+	data := makeTar(t, h)
+	read := func(opt archive.Options) (archive.Applied, error) {
+		r := archive.NewReader(bytes.NewReader(data), nil)
+		defer r.Close()
+		return archive.Apply(t.Context(), t.TempDir(), r, opt)
+	}
+	tolerant := overlay
+	tolerant.BestEffortXattrs = true
+	if applied, err := read(tolerant); err != nil || applied.Refused != 2 {
+		t.Errorf("%d were refused, %v; want 2", applied.Refused, err)
+	}
+	if _, err := read(overlay); err == nil {
+		t.Error("they were taken")
+	}
+}
+
 // Everything that a file has goes through a tar and comes out the same.
 func TestRoundTrip(t *testing.T) {
 	src, dst := t.TempDir(), t.TempDir()
