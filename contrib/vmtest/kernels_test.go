@@ -142,7 +142,10 @@ func TestOneCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Printf("\n%s%s\n", outcomePrefix, line)
-	if err := unix.IoctlSetInt(1, unix.TCSBRK, 1); err != nil { // waits until the console has it
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.IoctlSetInt(1, unix.TCSBRK, 1) // waits until the console has it
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	endKernel(t)
