@@ -1,0 +1,13 @@
+// Package kvstore keeps a tree of keys in memory with the data model of the etcd v2 API: directories and files, one index
+// for the whole store, compare and swap, keys that expire, a history of the last events, and watches.
+//
+// It writes no file, opens no socket and starts no goroutine of its own but for Replica.Run. What is true on disk is the
+// replicated log below it: every change is a Command, and the same commands in the same order give the same store on
+// every host, byte for byte. Time is no exception. A key expires when a command says how late it is, never because a local
+// clock does.
+//
+// A Store has four parts that do not know each other: the tree of keys, the heap of keys that expire, the ring of past
+// events and the hub of watches. Store.mu is the one lock; it is held by changes and by the registration of watches,
+// never over anything that blocks. The tree is immutable: a change makes a new root and publishes it, so Get, Save,
+// Snapshot and Clone take no lock that a change holds for long, and a snapshot is a pointer.
+package kvstore
