@@ -1,11 +1,20 @@
 package kvstore
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
 	"time"
 )
+
+// ErrLogClosed is what a Log's errors wrap when no later proposal can succeed either.
+var ErrLogClosed = errors.New("the log is closed")
 
 // Log is the replicated log that a replica proposes to. It calls Replica.Apply for each committed command, in the same
 // order on every host.
@@ -21,40 +30,41 @@ type Log interface {
 
 // ReplicaOptions are a replica's settings.
 type ReplicaOptions struct {
-	Now    func() time.Time // wall clock with a monotonic reading; time.Now
+	Now    func() time.Time // wall clock; time.Now
 	Logger *slog.Logger     // slog.Default()
 	Client uint64           // names this replica's commands; 0 for a random one, which is right outside tests
 }
 
-// Replica is a store behind a replicated log.
-type Replica struct{}
+// Replica is a store behind a replicated log. Its state machine is the store and, beside it, the results that clients may
+// ask for again.
+type Replica struct {
+	store   *Store
+	options ReplicaOptions
+	log     Log
+	wake    chan struct{} // tells Run that the next expiry may have changed
 
-// NewReplica puts a store behind a log. From here on the store is changed through the replica alone.
-func NewReplica(store *Store, o ReplicaOptions) *Replica { panic("not yet") }
+	mu       sync.Mutex // guards the state machine and the clock; taken before the store's lock
+	clock    logClock
+	attached bool
+	sessions map[uint64]*session
+	applied  uint64 // commands so far, which orders sessions by their last use
 
-// Attach gives the replica the log that it proposes to. Apply, Snapshot and Restore work without one, since a log replays
-// before it serves.
-func (r *Replica) Attach(log Log) { panic("not yet") }
-
-// Run proposes the removal of keys that are due while this host leads, until ctx ends. It needs Attach first.
-func (r *Replica) Run(ctx context.Context) error { panic("not yet") }
-
-// Store returns the store, to read and to watch.
-func (r *Replica) Store() *Store { panic("not yet") }
-
-// Do proposes a command and returns its result. It sets Time, Estimate, Client, Sequence and Acked, and Expire when TTL is given. A
-// proposal that failed without a verdict is made again under the same name until ctx ends. An error of the store is an
-// *Error; any other is an *Error with code 300, whose cause is the failure's text.
-func (r *Replica) Do(ctx context.Context, c Command) (*Event, error) { panic("not yet") }
-
-// Get reads after ReadIndex, so the answer holds every change that was acknowledged before the call.
-func (r *Replica) Get(ctx context.Context, path string, g GetRequest) (*Event, error) {
-	panic("not yet")
+	proposals sync.Mutex // guards what follows; never held over a proposal
+	next      uint64     // the next sequence
+	acked     uint64     // no result of a sequence below is awaited
+	finished  map[uint64]bool
 }
 
-// Apply carries out a committed command and returns its *Result. It never panics; bytes that are no command have a Result with
-// an error.
-func (r *Replica) Apply(command []byte) any { panic("not yet") }
+// session is what the machine knows of one client.
+type session struct {
+	acked   uint64
+	results map[uint64]*Result
+	used    uint64
+}
+
+// maxSessions bounds the clients that the machine remembers. The one that was silent for longest is forgotten. A host is one
+// client between two starts.
+const maxSessions = 256
 
 // Result is what Apply returns.
 type Result struct {
@@ -62,17 +72,402 @@ type Result struct {
 	Err   error
 }
 
+// NewReplica puts a store behind a log. From here on the store is changed through the replica alone.
+func NewReplica(store *Store, o ReplicaOptions) *Replica {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	for o.Client == 0 {
+		o.Client = rand.Uint64()
+	}
+	return &Replica{store: store, options: o, wake: make(chan struct{}, 1), sessions: make(map[uint64]*session),
+		next: 1, acked: 1, finished: make(map[uint64]bool)}
+}
+
+// Attach gives the replica the log that it proposes to, once, before Do, Get and Run. Apply, Snapshot and Restore work without
+// one, since a log replays before it serves.
+func (r *Replica) Attach(log Log) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log, r.attached = log, true
+}
+
+// Store returns the store, to read and to watch.
+func (r *Replica) Store() *Store { return r.store }
+
+// now reads the clock by which commands are stamped.
+func (r *Replica) now() time.Time {
+	wall := r.options.Now().Round(0)
+	r.mu.Lock()
+	t, jumped := r.clock.now(wall, r.store.Time())
+	r.mu.Unlock()
+	if jumped > 0 {
+		r.options.Logger.Warn("the wall clock is ahead of the key store's; keys expire by a clock that catches up slowly", "ahead", jumped)
+	}
+	return t
+}
+
+// Do proposes a command and returns its result. It sets Time, Estimate, Client, Sequence and Acked, and Expire when TTL is
+// given. A proposal that failed without a verdict is made again under the same name until ctx ends, so that the command takes
+// effect at most once. The error is always an *Error: the store's, or one with code 300 whose cause is the failure's text. After
+// the latter the command may have been carried out.
+func (r *Replica) Do(ctx context.Context, c Command) (*Event, error) {
+	if err := r.store.Check(c); err != nil {
+		return nil, err
+	}
+	c = r.stamp(c)
+	defer r.finish(c.Sequence)
+	command := c.Append(nil)
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		e, verdict, err := r.propose(ctx, command)
+		switch {
+		case verdict:
+			return e, err
+		case ctx.Err() != nil || errors.Is(err, ErrLogClosed):
+			return nil, r.failure(err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, r.failure(err)
+		}
+	}
+}
+
+// propose makes one proposal. verdict says that the command was applied, and err is then the store's.
+func (r *Replica) propose(ctx context.Context, command []byte) (e *Event, verdict bool, err error) {
+	answer, err := r.log.Propose(ctx, command)
+	if err != nil {
+		return nil, false, err
+	}
+	result, ok := answer.(*Result)
+	if !ok {
+		return nil, true, r.failure(fmt.Errorf("the log answered a proposal with a %T", answer))
+	}
+	return result.Event, true, result.Err
+}
+
+func (r *Replica) failure(err error) error {
+	return NewError(CodeRaftInternal, err.Error(), r.store.Index())
+}
+
+// stamp gives a command its time and its name. Its sequence is in flight until finish.
+func (r *Replica) stamp(c Command) Command {
+	leading, _ := r.log.Leading()
+	c.Time, c.Estimate = r.now(), !leading
+	if c.TTL != nil {
+		c.Expire, c.TTL = c.Time.Add(*c.TTL), nil
+	}
+	r.proposals.Lock()
+	defer r.proposals.Unlock()
+	c.Client, c.Sequence, c.Acked = r.options.Client, r.next, r.acked
+	r.next++
+	return c
+}
+
+func (r *Replica) finish(sequence uint64) {
+	r.proposals.Lock()
+	defer r.proposals.Unlock()
+	r.finished[sequence] = true
+	for r.finished[r.acked] {
+		delete(r.finished, r.acked)
+		r.acked++
+	}
+}
+
+// Get reads after ReadIndex, so the answer holds every change that was acknowledged before the call.
+func (r *Replica) Get(ctx context.Context, path string, g GetRequest) (*Event, error) {
+	if err := r.log.ReadIndex(ctx); err != nil {
+		return nil, r.failure(err)
+	}
+	return r.store.Get(path, g)
+}
+
+// Apply carries out a committed command and returns its *Result. It never panics; bytes that are no command have a Result with
+// an error.
+func (r *Replica) Apply(command []byte) any {
+	c, err := DecodeCommand(command)
+	if err != nil {
+		return &Result{Err: NewError(CodeRaftInternal, err.Error(), r.store.Index())}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !c.Estimate && r.attached && c.Client != r.options.Client {
+		r.clock.follow(c.Time)
+	}
+	r.applied++
+	if c.Client == 0 {
+		return r.carryOut(&c)
+	}
+	s := r.sessions[c.Client]
+	if s == nil {
+		s = &session{results: make(map[uint64]*Result)}
+		r.sessions[c.Client] = s
+		r.forgetSession()
+	}
+	s.used = r.applied
+	if result := s.results[c.Sequence]; result != nil {
+		return result
+	}
+	if c.Sequence < s.acked {
+		return &Result{Err: NewError(CodeRaftInternal, "the command is a late repeat and was dropped", r.store.Index())}
+	}
+	if c.Acked > s.acked {
+		for sequence := range s.results {
+			if sequence < c.Acked {
+				delete(s.results, sequence)
+			}
+		}
+		s.acked = c.Acked
+	}
+	result := r.carryOut(&c)
+	s.results[c.Sequence] = result
+	return result
+}
+
+func (r *Replica) carryOut(c *Command) *Result {
+	result := &Result{}
+	e, err := r.store.apply(c)
+	result.Event = e
+	if err != nil {
+		result.Err = err
+	}
+	if !c.Expire.IsZero() || c.Op == OpExpire {
+		r.wakeRun()
+	}
+	return result
+}
+
+// forgetSession drops the client that was silent for longest when there are too many.
+func (r *Replica) forgetSession() {
+	if len(r.sessions) <= maxSessions {
+		return
+	}
+	var oldest uint64
+	used := r.applied + 1
+	for client, s := range r.sessions {
+		// The new client has no use yet and a zero there, which must not make it the oldest.
+		if s.used != 0 && s.used < used {
+			oldest, used = client, s.used
+		}
+	}
+	delete(r.sessions, oldest)
+}
+
+func (r *Replica) wakeRun() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// grid is how often keys expire at most.
+const grid = 500 * time.Millisecond
+
+// Run proposes the removal of keys that are due while this host leads, until ctx ends. It proposes nothing while no key is due.
+// It needs Attach first.
+func (r *Replica) Run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		leading, changed := r.log.Leading()
+		timer.Stop()
+		if due, ok := r.store.NextExpiry(); ok && leading {
+			due = due.Add(grid - 1).Truncate(grid)
+			wait := due.Sub(r.now())
+			if wait <= 0 {
+				if err := r.expire(ctx); err != nil && ctx.Err() == nil {
+					r.options.Logger.Warn("cannot remove the keys that have expired; trying again", "error", err)
+				}
+				wait = grid
+				if next, ok := r.store.NextExpiry(); ok {
+					wait = max(wait, next.Sub(r.now()))
+				}
+			}
+			timer.Reset(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-r.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// expire makes one proposal and lets a failure be. The next one covers what this one did not.
+func (r *Replica) expire(ctx context.Context) error {
+	c := r.stamp(Command{Op: OpExpire, Path: "/"})
+	defer r.finish(c.Sequence)
+	if c.Estimate {
+		return nil // the new leader sees to it
+	}
+	_, _, err := r.propose(ctx, c.Append(nil))
+	return err
+}
+
 // ReplicaSnapshot is the state of a replica at one moment.
-type ReplicaSnapshot struct{}
+type ReplicaSnapshot struct {
+	store    *Snapshot
+	applied  uint64
+	sessions []savedSession
+}
 
-// Snapshot freezes the replica's state. It is called between two calls of Apply, as logs do.
-func (r *Replica) Snapshot() *ReplicaSnapshot { panic("not yet") }
+type savedSession struct {
+	client, acked, used uint64
+	results             map[uint64]*Result
+}
 
-// WriteTo writes the state, which Restore reads.
-func (p *ReplicaSnapshot) WriteTo(w io.Writer) (int64, error) { panic("not yet") }
+// Snapshot freezes the replica's state.
+func (r *Replica) Snapshot() *ReplicaSnapshot {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := &ReplicaSnapshot{store: r.store.Snapshot(), applied: r.applied}
+	for client, s := range r.sessions {
+		results := make(map[uint64]*Result, len(s.results))
+		for sequence, result := range s.results {
+			results[sequence] = result
+		}
+		p.sessions = append(p.sessions, savedSession{client, s.acked, s.used, results})
+	}
+	return p
+}
+
+// Index is the store's index when the snapshot was made.
+func (p *ReplicaSnapshot) Index() uint64 { return p.store.Index() }
 
 // Release lets go of the state.
-func (p *ReplicaSnapshot) Release() { panic("not yet") }
+func (p *ReplicaSnapshot) Release() {
+	p.store.Release()
+	p.sessions = nil
+}
+
+const replicaMagic = "stkr\x01"
+
+// The kinds of results.
+const (
+	resultNothing = 0
+	resultEvent   = 1
+	resultError   = 2
+)
+
+// WriteTo writes the state, which Restore reads.
+func (p *ReplicaSnapshot) WriteTo(w io.Writer) (int64, error) {
+	c := chunker{w: w}
+	c.raw([]byte(replicaMagic))
+	c.buf = binary.AppendUvarint(c.buf, p.applied)
+	c.buf = binary.AppendUvarint(c.buf, uint64(len(p.sessions)))
+	for _, s := range p.sessions {
+		for _, n := range []uint64{s.client, s.acked, s.used, uint64(len(s.results))} {
+			c.buf = binary.AppendUvarint(c.buf, n)
+		}
+		c.next()
+		for sequence, result := range s.results {
+			c.buf = binary.AppendUvarint(c.buf, sequence)
+			c.buf = appendResult(c.buf, result)
+			c.next()
+		}
+	}
+	c.flush()
+	c.chunk(nil)
+	if c.err != nil {
+		return c.written, fmt.Errorf("write a snapshot of the key store's replica: %w", c.err)
+	}
+	n, err := p.store.WriteTo(w)
+	return c.written + n, err
+}
+
+func appendResult(b []byte, r *Result) []byte {
+	var failure *Error
+	switch {
+	case errors.As(r.Err, &failure):
+		b = append(b, resultError)
+		b = binary.AppendUvarint(b, uint64(failure.Code))
+		b = appendString(b, failure.Cause)
+		return binary.AppendUvarint(b, failure.Index)
+	case r.Event != nil:
+		return appendEvent(append(b, resultEvent), r.Event)
+	}
+	return append(b, resultNothing)
+}
+
+func (d *decoder) result() *Result {
+	switch kind := d.byte(); kind {
+	case resultNothing:
+		return &Result{}
+	case resultEvent:
+		return &Result{Event: d.event()}
+	case resultError:
+		code, cause, index := d.uvarint(), d.string(), d.uvarint()
+		if code > 999 {
+			d.fail()
+		}
+		return &Result{Err: NewError(int(code), cause, index)}
+	}
+	d.fail()
+	return nil
+}
 
 // Restore replaces the replica's state. When the stream is damaged the replica stays as it was.
-func (r *Replica) Restore(rd io.Reader) error { panic("not yet") }
+func (r *Replica) Restore(rd io.Reader) error {
+	br := bufio.NewReaderSize(rd, chunkSize)
+	applied, sessions, err := readSessions(br)
+	var c content
+	var clock time.Time
+	if err == nil {
+		c, clock, err = readSnapshot(br)
+	}
+	if err != nil {
+		return fmt.Errorf("restore a snapshot of the key store's replica: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.applied, r.sessions = applied, sessions
+	r.store.replace(c, clock)
+	r.wakeRun()
+	return nil
+}
+
+func readSessions(br *bufio.Reader) (applied uint64, sessions map[uint64]*session, err error) {
+	magic := make([]byte, len(replicaMagic))
+	if _, err := io.ReadFull(br, magic); err != nil {
+		return 0, nil, noEOF(err)
+	}
+	if string(magic) != replicaMagic {
+		return 0, nil, errors.New("it is no snapshot of a replica, or one of a version that is not known here")
+	}
+	c := chunks{r: br}
+	if err := c.need(); err != nil {
+		return 0, nil, err
+	}
+	applied = c.d.uvarint()
+	sessions = make(map[uint64]*session)
+	for n := c.d.uvarint(); n > 0 && c.d.err == nil; n-- {
+		if err := c.need(); err != nil {
+			return 0, nil, err
+		}
+		client := c.d.uvarint()
+		s := &session{acked: c.d.uvarint(), used: c.d.uvarint(), results: make(map[uint64]*Result)}
+		for results := c.d.uvarint(); results > 0 && c.d.err == nil; results-- {
+			if err := c.need(); err != nil {
+				return 0, nil, err
+			}
+			sequence := c.d.uvarint()
+			s.results[sequence] = c.d.result()
+		}
+		sessions[client] = s
+	}
+	if c.d.err != nil {
+		return 0, nil, c.d.err
+	}
+	if ok, err := c.more(); err != nil || ok {
+		return 0, nil, errors.Join(err, errors.New("there is something behind the sessions"))
+	}
+	return applied, sessions, nil
+}

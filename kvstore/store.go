@@ -1,50 +1,394 @@
 package kvstore
 
-import "time"
+import (
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
 
 // Options are a store's settings. The zero value of each is its default.
 type Options struct {
 	Namespaces    []string         // directories that exist from the start and that, as the root, cannot be written
-	HistoryEvents int              // how many past events are kept; 1000
-	HistoryBytes  int64            // how many bytes of them; 64 MiB. All replicas must have the same two limits.
+	HistoryEvents int              // how many past events are kept; 1000. All replicas must agree on it.
+	HistoryBytes  int64            // how many bytes of them; 64 MiB. All replicas must agree on it.
 	WatchBuffer   int              // how many events wait for a watcher before it is cut; 100
 	MaxKey        int              // longest path in bytes; 0 for no limit
-	MaxDepth      int              // most elements of a path; 0 for no limit
+	MaxDepth      int              // most elements of a path; 0 for 4096, which is as deep as a tree can be
 	MaxValue      int              // longest value in bytes; 0 for no limit
 	Now           func() time.Time // for the time to live in answers only; time.Now
 }
 
+// maxDepth bounds every path, since documents and snapshots are read with what a stack holds. It is a constant because hosts
+// must agree on it.
+const maxDepth = 4096
+
 // Store is the tree with its history and watchers. Its methods may be called from any goroutine.
-type Store struct{}
+type Store struct {
+	options  Options
+	readOnly map[string]bool
+	current  atomic.Pointer[version] // replaced under mu, read without it
+	gets     [8]getCount             // spread by the path, so that two cores do not write the same line for each Get
+
+	mu      sync.Mutex // guards what follows; the replica's lock is taken before it
+	clock   time.Time  // the latest time that a leader's command brought
+	expiry  expiry
+	history history
+	hub     hub
+	stats   Stats // without the counts of gets and of watchers
+}
+
+// version is one state of the tree. It never changes.
+type version struct {
+	index uint64
+	root  node
+}
+
+type getCount struct {
+	success, fail atomic.Uint64
+	_             [48]byte
+}
 
 // New returns an empty store. It keeps nothing of the options but their values.
-func New(o Options) *Store { panic("not yet") }
+func New(o Options) *Store {
+	if o.HistoryEvents <= 0 {
+		o.HistoryEvents = 1000
+	}
+	if o.HistoryBytes <= 0 {
+		o.HistoryBytes = 64 << 20
+	}
+	if o.WatchBuffer <= 0 {
+		o.WatchBuffer = 100
+	}
+	if o.MaxDepth <= 0 || o.MaxDepth > maxDepth {
+		o.MaxDepth = maxDepth
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Store{options: o, readOnly: map[string]bool{"/": true}}
+	v := &version{root: *newDir(attributes{})}
+	o.Namespaces = append([]string(nil), o.Namespaces...)
+	for _, name := range o.Namespaces {
+		name = clean(name)
+		if _, code, _ := v.root.find(name); code != 0 {
+			v.root.put(name, entry{dir: newDir(attributes{})}, attributes{})
+		}
+		s.readOnly[name] = true
+	}
+	s.current.Store(v)
+	s.history = history{maxEvents: o.HistoryEvents, maxBytes: o.HistoryBytes}
+	return s
+}
+
+// clean returns the path from the root without empty, "." and ".." elements, and without a slash at its end.
+func clean(p string) string {
+	if len(p) == 0 || p[0] != '/' {
+		return path.Clean("/" + p)
+	}
+	for i := 0; ; {
+		// p[i] is a slash.
+		if i+1 == len(p) {
+			if i == 0 {
+				return p
+			}
+			return path.Clean(p)
+		}
+		if p[i+1] == '/' || p[i+1] == '.' {
+			return path.Clean(p)
+		}
+		next := strings.IndexByte(p[i+1:], '/')
+		if next < 0 {
+			return p
+		}
+		i += 1 + next
+	}
+}
+
+func depth(path string) int {
+	if path == "/" {
+		return 0
+	}
+	return strings.Count(path, "/")
+}
 
 // Get returns the key or directory at path. It never waits for a change.
-func (s *Store) Get(path string, r GetRequest) (*Event, error) { panic("not yet") }
+func (s *Store) Get(path string, r GetRequest) (*Event, error) {
+	path = clean(path)
+	v := s.current.Load()
+	count := &s.gets[int(path[len(path)-1])%len(s.gets)]
+	e, code, stop := v.root.find(path)
+	if code != 0 {
+		count.fail.Add(1)
+		return nil, NewError(code, path[:stop], v.index)
+	}
+	count.success.Add(1)
+	if e.dir == nil {
+		// An answer is one piece of memory.
+		b := &struct {
+			event Event
+			node  Node
+			value string
+		}{event: Event{Action: ActionGet, EtcdIndex: v.index}}
+		var a attributes
+		a, b.value = e.file.read()
+		b.node = Node{Key: path, Value: &b.value, ModifiedIndex: a.modified, CreatedIndex: a.created}
+		if !a.expire.IsZero() {
+			b.node.Expiration, b.node.TTL = a.expire, secondsLeft(a.expire, s.options.Now())
+		}
+		b.event.Node = &b.node
+		return &b.event, nil
+	}
+	var now time.Time
+	l := lister{recursive: r.Recursive, now: func() time.Time {
+		if now.IsZero() {
+			now = s.options.Now()
+		}
+		return now
+	}}
+	return &Event{Action: ActionGet, Node: l.node(path, e, true), EtcdIndex: v.index}, nil
+}
+
+// lister makes the outer form of directories.
+type lister struct {
+	recursive bool
+	now       func() time.Time
+	path      []byte // of the directory that is being listed
+}
+
+// node returns an entry, with its children when open.
+func (l *lister) node(key string, e entry, open bool) *Node {
+	b := &struct {
+		node  Node
+		value string
+	}{}
+	n := &b.node
+	a, value := e.read()
+	n.Key, n.ModifiedIndex, n.CreatedIndex = key, a.modified, a.created
+	if !a.expire.IsZero() {
+		n.Expiration, n.TTL = a.expire, secondsLeft(a.expire, l.now())
+	}
+	if e.dir == nil {
+		b.value = value
+		n.Value = &b.value
+		return n
+	}
+	n.Dir = true
+	if !open || e.dir.isEmpty() {
+		return n
+	}
+	if key == "/" {
+		key = ""
+	}
+	e.dir.each(func(leaf *node, i int) {
+		name := leaf.name(i)
+		if name[0] == '_' {
+			return
+		}
+		n.Nodes = append(n.Nodes, l.node(key+"/"+name, leaf.entry(i), l.recursive))
+	})
+	return n
+}
 
 // Watch begins to watch path. When the history of r.Since is gone it returns an *Error with code 401.
-func (s *Store) Watch(path string, r WatchRequest) (*Watcher, error) { panic("not yet") }
+func (s *Store) Watch(path string, r WatchRequest) (*Watcher, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	index := s.current.Load().index
+	w := &Watcher{start: index, path: clean(path), recursive: r.Recursive, stream: r.Stream, since: r.Since, mu: &s.mu}
+	if w.since == 0 {
+		w.since = index + 1
+	}
+	if start := s.history.start(); w.since < start {
+		cause := "the requested history has been cleared [" + strconv.FormatUint(start, 10) + "/" + strconv.FormatUint(w.since, 10) + "]"
+		return nil, NewError(CodeHistoryCleared, cause, index)
+	}
+	past := w.past(&s.history)
+	switch {
+	case !r.Stream && len(past) > 0:
+		w.events = make(chan *Event, 1)
+		w.events <- past[0]
+		close(w.events)
+		return w, nil
+	case !r.Stream:
+		w.events = make(chan *Event, 1)
+	default:
+		w.events = make(chan *Event, s.options.WatchBuffer+len(past))
+		for _, e := range past {
+			w.events <- e
+		}
+	}
+	s.hub.add(w)
+	return w, nil
+}
+
+// past returns the events of the history that the watcher has missed; just the first one for a one-shot watcher.
+func (w *Watcher) past(h *history) (past []*Event) {
+	for _, e := range h.since(w.since) {
+		if w.matches(e) {
+			past = append(past, e)
+			if !w.stream {
+				break
+			}
+		}
+	}
+	return past
+}
 
 // Check says whether a command keeps the limits of Options. Do does so itself; a replica does before it proposes, not
 // when it applies, so that hosts with different limits stay equal.
-func (s *Store) Check(c Command) error { panic("not yet") }
+func (s *Store) Check(c Command) error {
+	p := clean(c.Path)
+	refused := ""
+	switch o := &s.options; {
+	case o.MaxKey > 0 && len(p) > o.MaxKey:
+		refused = "key is longer than " + strconv.Itoa(o.MaxKey) + " bytes"
+	case depth(p)+int(flag(c.Unique)) > o.MaxDepth:
+		refused = "key has more than " + strconv.Itoa(o.MaxDepth) + " elements"
+	case o.MaxValue > 0 && len(c.Value) > o.MaxValue:
+		refused = "value is longer than " + strconv.Itoa(o.MaxValue) + " bytes"
+	default:
+		return nil
+	}
+	return NewError(CodeInvalidField, refused, 0)
+}
 
 // Do carries out a command. An error is always an *Error, and leaves the tree as it was. OpExpire returns the last of its
 // events, or nil when no key was due.
-func (s *Store) Do(c Command) (*Event, error) { panic("not yet") }
+func (s *Store) Do(c Command) (*Event, error) {
+	if err := s.Check(c); err != nil {
+		return nil, err
+	}
+	if c.TTL != nil {
+		at := c.Time
+		if at.IsZero() {
+			at = s.options.Now()
+		}
+		c.Expire, c.TTL = at.Add(*c.TTL), nil
+	}
+	if e, err := s.apply(&c); err != nil {
+		return nil, err
+	} else {
+		return e, nil
+	}
+}
+
+// apply is Do without limits.
+func (s *Store) apply(c *Command) (*Event, *Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := c.Time
+	switch {
+	case now.IsZero():
+		now = s.options.Now()
+	case !c.Estimate && c.Op != OpExpire:
+		s.tickLocked(now)
+		now = s.clock
+	}
+	m := change{s: s, c: c, path: clean(c.Path), now: now, old: s.current.Load()}
+	if depth(m.path)+int(flag(c.Unique)) > maxDepth {
+		return nil, m.fail(CodeInvalidField, "key has more than "+strconv.Itoa(maxDepth)+" elements")
+	}
+	var e *Event
+	var err *Error
+	st := &s.stats
+	switch c.Op {
+	case OpCreate:
+		e, err = m.create()
+		count(err, &st.CreateSuccess, &st.CreateFail)
+	case OpSet:
+		e, err = m.set()
+		count(err, &st.SetSuccess, &st.SetFail)
+	case OpUpdate:
+		e, err = m.update()
+		count(err, &st.UpdateSuccess, &st.UpdateFail)
+	case OpCompareAndSwap:
+		e, err = m.compareAndSwap()
+		count(err, &st.CompareAndSwapSuccess, &st.CompareAndSwapFail)
+	case OpDelete:
+		e, err = m.delete()
+		count(err, &st.DeleteSuccess, &st.DeleteFail)
+	case OpCompareAndDelete:
+		e, err = m.compareAndDelete()
+		count(err, &st.CompareAndDeleteSuccess, &st.CompareAndDeleteFail)
+	case OpExpire:
+		e = s.expireLocked(c.Time)
+	default:
+		err = m.fail(CodeInvalidField, "unknown operation "+strconv.Itoa(int(c.Op)))
+	}
+	return e, err
+}
+
+func count(err *Error, success, fail *uint64) {
+	if err == nil {
+		*success++
+	} else {
+		*fail++
+	}
+}
+
+// tickLocked moves the store's clock on, never back.
+func (s *Store) tickLocked(t time.Time) {
+	if t.After(s.clock) {
+		s.clock = t.UTC().Round(0)
+	}
+}
+
+// expireLocked removes what is due at the cut-off. Each path has an index and an event of its own.
+func (s *Store) expireLocked(cutoff time.Time) (last *Event) {
+	s.tickLocked(cutoff)
+	for {
+		next, ok := s.expiry.next()
+		if !ok || next.time.After(cutoff) {
+			return last
+		}
+		m := change{s: s, path: next.path, now: cutoff, old: s.current.Load()}
+		e, code, _ := m.old.root.find(next.path)
+		if code != 0 { // a path expires only while it exists; should it not, it must not be met for ever
+			s.expiry.set(next.path, time.Time{})
+			continue
+		}
+		last = m.take(ActionExpire, e)
+		s.stats.ExpireCount++
+	}
+}
 
 // Index returns the store's index: the number of changes so far.
-func (s *Store) Index() uint64 { panic("not yet") }
+func (s *Store) Index() uint64 { return s.current.Load().index }
 
 // Time returns the store's clock: the latest Time of a command.
-func (s *Store) Time() time.Time { panic("not yet") }
+func (s *Store) Time() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clock
+}
 
 // Stats returns the counters.
-func (s *Store) Stats() Stats { panic("not yet") }
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.statsLocked()
+}
+
+func (s *Store) statsLocked() Stats {
+	st := s.stats
+	for i := range s.gets {
+		st.GetSuccess += s.gets[i].success.Load()
+		st.GetFail += s.gets[i].fail.Load()
+	}
+	st.Watchers, st.CutWatchers = uint64(s.hub.count), s.hub.cut
+	return st
+}
 
 // NextExpiry returns when the next key is due, if any key is.
-func (s *Store) NextExpiry() (time.Time, bool) { panic("not yet") }
+func (s *Store) NextExpiry() (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, ok := s.expiry.next()
+	return next.time, ok
+}
 
 // Stats are the store's counters, since it was made or as they were restored. The JSON form has the API's names and order.
 type Stats struct {

@@ -1,0 +1,260 @@
+package kvstore
+
+import (
+	"strconv"
+	"time"
+)
+
+// change carries out one command under the store's lock.
+type change struct {
+	s    *Store
+	c    *Command
+	path string // clean
+	now  time.Time
+	old  *version
+}
+
+func (m *change) fail(code int, cause string) *Error { return NewError(code, cause, m.old.index) }
+
+// outcome is an event with all that it points to, in one piece of memory.
+type outcome struct {
+	event          Event
+	node, prev     Node
+	value, oldText string
+}
+
+func (m *change) outcome(action Action, created uint64) *outcome {
+	index := m.old.index + 1
+	o := &outcome{event: Event{Action: action, EtcdIndex: index}}
+	o.node = Node{Key: m.path, ModifiedIndex: index, CreatedIndex: created}
+	o.event.Node = &o.node
+	return o
+}
+
+// replaces records what was there before.
+func (o *outcome) replaces(e entry, now time.Time) {
+	a, value := e.read()
+	o.prev = Node{Key: o.node.Key, ModifiedIndex: a.modified, CreatedIndex: a.created}
+	if e.dir != nil {
+		o.prev.Dir = true
+	} else {
+		o.oldText = value
+		o.prev.Value = &o.oldText
+	}
+	o.prev.expires(a.expire, now)
+	o.event.PrevNode = &o.prev
+}
+
+func (n *Node) expires(at, now time.Time) {
+	if !at.IsZero() {
+		n.Expiration, n.TTL = at, secondsLeft(at, now)
+	}
+}
+
+// write puts a file or directory at the path, publishes the new tree and tells of it.
+func (m *change) write(o *outcome, e entry, expire time.Time, refresh bool) *Event {
+	next := &version{index: m.old.index + 1, root: m.old.root}
+	next.root.put(m.path, e, attributes{created: next.index, modified: next.index})
+	if e.dir == nil {
+		_, o.value = e.file.read()
+		o.node.Value = &o.value
+	} else {
+		o.node.Dir = true
+	}
+	o.node.expires(expire, m.now)
+	m.s.expiry.set(m.path, expire)
+	m.s.current.Store(next)
+	o.event.Refresh = refresh
+	m.s.history.add(&o.event)
+	if !refresh {
+		m.s.hub.notify(&o.event)
+	}
+	return &o.event
+}
+
+// take removes what is at the path, with all that is below it.
+func (m *change) take(action Action, e entry) *Event {
+	a, _ := e.read()
+	o := m.outcome(action, a.created)
+	o.node.Dir = e.dir != nil
+	o.replaces(e, m.now)
+	next := &version{index: m.old.index + 1, root: m.old.root}
+	next.root.remove(m.path)
+	m.s.expiry.set(m.path, time.Time{})
+	m.s.current.Store(next)
+	m.s.history.add(&o.event)
+	if e.dir != nil && (m.s.hub.count > 0 || len(m.s.expiry.heap) > 0) {
+		m.forget(&o.event, m.path, e.dir)
+	}
+	m.s.hub.notify(&o.event)
+	return &o.event
+}
+
+// forget takes all paths below a removed directory out of the heap, and tells who watches exactly them.
+func (m *change) forget(event *Event, path string, dir *node) {
+	dir.each(func(leaf *node, i int) {
+		below := path + "/" + leaf.name(i)
+		if leaf.isDir(i) {
+			m.forget(event, below, leaf.kid(i))
+		}
+		m.s.expiry.set(below, time.Time{})
+		m.s.hub.visit(below, event, true)
+	})
+}
+
+func (m *change) create() (*Event, *Error) {
+	if m.c.Unique {
+		digits := strconv.FormatUint(m.old.index+1, 10)
+		m.path = clean(m.path + "/" + "00000000000000000000"[:max(0, 20-len(digits))] + digits)
+	}
+	return m.place(ActionCreate, m.c.Value)
+}
+
+func (m *change) set() (*Event, *Error) {
+	e, code, stop := m.old.root.find(m.path)
+	if code == CodeNotDir || code != 0 && m.c.Refresh {
+		return nil, m.fail(code, m.path[:stop])
+	}
+	value := m.c.Value
+	if code == 0 && m.c.Refresh {
+		_, value = e.read()
+	}
+	return m.place(ActionSet, value)
+}
+
+// place makes a new file or directory, for set also in the place of a file.
+func (m *change) place(action Action, value string) (*Event, *Error) {
+	if m.s.readOnly[m.path] {
+		return nil, m.fail(CodeRootReadOnly, "/")
+	}
+	e, code, stop := m.old.root.find(m.path)
+	switch {
+	case code == CodeNotDir:
+		m.s.stats.SetFail++ // etcd counts a set for every write that meets a file on its way
+		return nil, m.fail(code, m.path[:stop])
+	case code != 0:
+	case action == ActionCreate:
+		return nil, m.fail(CodeKeyExists, m.path)
+	case e.dir != nil:
+		return nil, m.fail(CodeNotFile, m.path)
+	}
+	index := m.old.index + 1
+	o := m.outcome(action, index)
+	if code == 0 {
+		o.replaces(e, m.now)
+	}
+	a := attributes{created: index, modified: index, expire: tidyExpire(m.c.Expire)}
+	if m.c.Dir {
+		e = entry{dir: newDir(a)}
+	} else {
+		e = entry{file: newRecord(a, value)}
+	}
+	return m.write(o, e, a.expire, m.c.Refresh), nil
+}
+
+func (m *change) update() (*Event, *Error) {
+	e, err := m.existing()
+	if err != nil {
+		return nil, err
+	}
+	if e.dir != nil && m.c.Value != "" {
+		return nil, m.fail(CodeNotFile, m.path)
+	}
+	return m.replace(ActionUpdate, e), nil
+}
+
+func (m *change) compareAndSwap() (*Event, *Error) {
+	e, err := m.existing()
+	if err == nil {
+		err = m.compare(e)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m.replace(ActionCompareAndSwap, e), nil
+}
+
+// existing finds what is at a path that may be written.
+func (m *change) existing() (entry, *Error) {
+	if m.s.readOnly[m.path] {
+		return entry{}, m.fail(CodeRootReadOnly, "/")
+	}
+	return m.find()
+}
+
+func (m *change) find() (entry, *Error) {
+	e, code, stop := m.old.root.find(m.path)
+	if code != 0 {
+		return entry{}, m.fail(code, m.path[:stop])
+	}
+	return e, nil
+}
+
+// compare tests what the command asks of a file before it is changed.
+func (m *change) compare(e entry) *Error {
+	if e.dir != nil {
+		return m.fail(CodeNotFile, m.path)
+	}
+	a, value := e.file.read()
+	cause := ""
+	if m.c.PrevValue != "" && m.c.PrevValue != value {
+		cause = "[" + m.c.PrevValue + " != " + value + "]"
+	}
+	if m.c.PrevIndex != 0 && m.c.PrevIndex != a.modified {
+		if cause != "" {
+			cause += " "
+		}
+		cause += "[" + strconv.FormatUint(m.c.PrevIndex, 10) + " != " + strconv.FormatUint(a.modified, 10) + "]"
+	}
+	if cause != "" {
+		return m.fail(CodeCompareFailed, cause)
+	}
+	return nil
+}
+
+// replace gives what is at the path a new value and a new time to live. A directory has no value, and its own modifiedIndex stays.
+func (m *change) replace(action Action, e entry) *Event {
+	a, value := e.read()
+	o := m.outcome(action, a.created)
+	o.replaces(e, m.now)
+	a.expire = tidyExpire(m.c.Expire)
+	if e.dir != nil {
+		dir := e.dir.copy()
+		dir.dir = &a
+		e.dir = dir
+	} else {
+		if !m.c.Refresh {
+			value = m.c.Value
+		}
+		a.modified = m.old.index + 1
+		e.file = newRecord(a, value)
+	}
+	return m.write(o, e, a.expire, m.c.Refresh)
+}
+
+func (m *change) delete() (*Event, *Error) {
+	e, err := m.existing()
+	if err != nil {
+		return nil, err
+	}
+	if e.dir != nil {
+		if !m.c.Dir && !m.c.Recursive {
+			return nil, m.fail(CodeNotFile, m.path)
+		}
+		if !m.c.Recursive && !e.dir.isEmpty() {
+			return nil, m.fail(CodeDirNotEmpty, m.path)
+		}
+	}
+	return m.take(ActionDelete, e), nil
+}
+
+func (m *change) compareAndDelete() (*Event, *Error) {
+	e, err := m.find()
+	if err == nil {
+		err = m.compare(e)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m.take(ActionCompareAndDelete, e), nil
+}
