@@ -219,9 +219,8 @@ func (m *change) replace(action Action, e entry) *Event {
 	o.replaces(e, m.now)
 	a.expire = tidyExpire(m.c.Expire)
 	if e.dir != nil {
-		dir := e.dir.copy()
-		dir.dir = &a
-		e.dir = dir
+		e.dir = e.dir.copy()
+		e.dir.setAttributes(a)
 	} else {
 		if !m.c.Refresh {
 			value = m.c.Value

@@ -29,7 +29,8 @@ type node struct {
 type names string
 
 func (s names) offset(i int) int {
-	return int(s[4*i]) | int(s[4*i+1])<<8 | int(s[4*i+2])<<16 | int(s[4*i+3])<<24
+	b := s[4*i : 4*i+4] // one test of bounds, and one load
+	return int(uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24)
 }
 
 func (s names) get(n, i int) string {
@@ -70,6 +71,9 @@ func (n *node) list(b []string) []string {
 func newDir(a attributes) *node { return &node{dir: &a} }
 
 func (n *node) copy() *node { c := *n; return &c }
+
+// setAttributes is for a top node. The attributes of the node that this one was copied from stay as they are.
+func (n *node) setAttributes(a attributes) { n.dir = &a }
 
 // search returns where name is among the names from lo on, or would be.
 func (n *node) search(name string, lo int) (int, bool) {

@@ -1,0 +1,25 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"slices"
+)
+
+// Rechecksum corrects the checksums of a stream's chunks, as far as it has any.
+func Rechecksum(b []byte) []byte {
+	b = slices.Clone(b)
+	for at := 0; at+8 <= len(b); {
+		if at+5 <= len(b) && (string(b[at:at+5]) == streamMagic || string(b[at:at+5]) == replicaMagic) {
+			at += 5
+			continue
+		}
+		size := int(binary.LittleEndian.Uint32(b[at:]))
+		if size > len(b)-at-8 {
+			break
+		}
+		binary.LittleEndian.PutUint32(b[at+4:], crc32.Checksum(b[at+8:at+8+size], castagnoli))
+		at += 8 + size
+	}
+	return b
+}
