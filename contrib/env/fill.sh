@@ -3,6 +3,6 @@
 # programs in namespaces without a network, and wait for them no longer than for an installed program.
 set -euo pipefail
 cd "$(dirname "$0")"
-for entry in docker-cli dockerd busybox criu debian kernel; do
+for entry in docker-cli dockerd busybox criu debian kernel etcd; do
   "./$entry.sh" >/dev/null
 done
