@@ -90,6 +90,8 @@ func authScenarios() []scenario {
 			{send: "GET /v2/auth/roles/r", status: 200, body: `{"role":"r","permissions":{"kv":{"read":["/b","/c"],"write":["/w1","/w2"]}}}`},
 			{send: "PUT /v2/auth/roles/a", form: `{"role":"a","permissions":{}}`, typ: jsonType, status: 201, body: `{"role":"a","permissions":{"kv":{"read":null,"write":null}}}`},
 			{send: "GET /v2/auth/roles", status: 200, body: `{"roles":[{"role":"a","permissions":{"kv":{"read":null,"write":null}}},{"role":"r","permissions":{"kv":{"read":["/b","/c"],"write":["/w1","/w2"]}}},` + rootRole + `]}`},
+			{send: "PUT /v2/auth/roles/z", form: `{"role":"z"}`, status: 201, body: `{"role":"z","permissions":{"kv":{"read":null,"write":null}}}`},
+			{send: "GET /v2/auth/roles", status: 200, body: `~\{"roles":\[\{"role":"a",.*\},\{"role":"r",.*\},\{"role":"root",.*\},\{"role":"z",.*\}\]\}`},
 			{send: "PUT /v2/auth/roles/root", form: `{"role":"root","grant":{"kv":{"read":["/c"]}}}`, status: 403, body: `{"message":"auth: Cannot modify role root: is root role."}`},
 			{send: "DELETE /v2/auth/roles/r", status: 200, body: "~"},
 			{send: "DELETE /v2/auth/roles/r", status: 404, body: `{"message":"auth: Role r doesn't exist."}`},

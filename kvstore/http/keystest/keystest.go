@@ -202,6 +202,11 @@ func (r *run) match(w row, a answer, want string) {
 	if !r.pattern(want).MatchString(got) {
 		r.Errorf("%s %s: answers\n     %s\nwant %s", w.send, w.form, got, strings.ReplaceAll(want, "@", r.dir))
 	}
+	if lines := strings.Contains(w.send, " /v2/members") || strings.Contains(w.send, " /v2/auth/"); lines && a.status < 300 && want != "~" && want != "" && !ended {
+		r.Errorf("%s: the body does not end in a newline: %q", w.send, a.body)
+	} else if lines && strings.HasPrefix(got, "{") && a.status >= 400 && ended {
+		r.Errorf("%s: the body ends in a newline: %q", w.send, a.body)
+	}
 	if w.keys() && a.status != http.StatusMovedPermanently && !strings.HasPrefix(w.send, "OPTIONS ") {
 		if !ended {
 			r.Errorf("%s: the body does not end in a newline: %q", w.send, a.body)
