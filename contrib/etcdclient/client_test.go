@@ -16,7 +16,7 @@ import (
 // TestClient runs the same calls against a real etcd and against stated.
 func TestClient(t *testing.T) {
 	for name, start := range map[string]func(t *testing.T) string{
-		"etcd":   keystest.Etcd,
+		"etcd":   func(t *testing.T) string { return keystest.Etcd(t) },
 		"stated": func(t *testing.T) string { return servetest.Start(t, kvhttp.Options{PasswordCost: 4}).URL },
 	} {
 		t.Run(name, func(t *testing.T) {

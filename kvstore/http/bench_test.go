@@ -11,11 +11,17 @@ import (
 
 	"stated.dev/stated/kvstore"
 	kvhttp "stated.dev/stated/kvstore/http"
+	"stated.dev/stated/kvstore/http/keystest"
 )
 
-// BenchmarkHTTP measures requests over the loopback address, the client included. Changes go to a log that keeps nothing.
+// BenchmarkHTTP measures requests over the loopback address, the client included, beside the original. Only reads can be
+// compared: changes go to a log here that keeps nothing.
 func BenchmarkHTTP(b *testing.B) {
-	url := serve(b, kvhttp.Options{}).URL
+	b.Run("stated", func(b *testing.B) { requests(b, serve(b, kvhttp.Options{}).URL) })
+	b.Run("etcd", func(b *testing.B) { requests(b, keystest.Etcd(b)) })
+}
+
+func requests(b *testing.B, url string) {
 	for _, c := range []struct{ name, method, query string }{{"get", "GET", ""}, {"quorum get", "GET", "?quorum=true"}, {"put", "PUT", ""}} {
 		for _, clients := range []int{1, 16, 64} {
 			b.Run(fmt.Sprintf("%s/clients=%d", c.name, clients), func(b *testing.B) {

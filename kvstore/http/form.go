@@ -221,8 +221,8 @@ func parseKeys(r *http.Request, maxBody int64) (q keysRequest, err *kvstore.Erro
 		}
 		return b
 	}
-	refuse := func(if_ bool, code int, cause string) {
-		if err == nil && if_ {
+	refuse := func(wrong bool, code int, cause string) {
+		if err == nil && wrong {
 			err = kvstore.NewError(code, cause, 0)
 		}
 	}

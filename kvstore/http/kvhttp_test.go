@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"runtime"
 	"strings"
 	"sync"
@@ -272,6 +273,12 @@ func TestUsersAreInTheTree(t *testing.T) {
 	}
 	if status, body := s.do(t, "PUT", "/v2/auth/users/bob", `{"user":"bob","password":"`+strings.Repeat("x", 73)+`"}`); status != 400 || !strings.Contains(body, "at most 72 bytes") {
 		t.Errorf("a long password: %d %s", status, body)
+	}
+	// A key is no role, whatever a role is called.
+	s.do(t, "PUT", "/v2/keys/evil", "value="+url.QueryEscape(`{"role":"evil","permissions":{"kv":{"read":["/*"],"write":["/*"]}}}`))
+	s.do(t, "PUT", "/v2/auth/users/eve", `{"user":"eve","password":"pw","roles":["../../1/evil"]}`)
+	if status, body := s.do(t, "GET", "/v2/auth/users/eve", ""); status != 404 {
+		t.Errorf("a role outside of the roles: %d %s", status, body)
 	}
 	// Other parts of the tree are not reached through the keys.
 	for _, path := range []string{"/v2/keys/..%2f2/users/alice", "/v2/keys/%2e%2e/2/users/alice", "/v2/keys%2f..%2f2"} {

@@ -127,7 +127,7 @@ func (a *auth) isRoot(r *http.Request) bool {
 // identify returns the user whose name and password a request has.
 func (a *auth) identify(r *http.Request) (user, bool) {
 	name, password, ok := r.BasicAuth()
-	if !ok || name == "" || strings.Contains(name, "/") {
+	if !ok || !isName(name) {
 		return user{}, false
 	}
 	u, _, err := decodeUser(a.tree.Store().Get(a.path("users", name), kvstore.GetRequest{}))
@@ -393,8 +393,22 @@ func (a *auth) deleteUser(ctx context.Context, name string) error {
 	return err
 }
 
+func noRole(name string) error {
+	return refuse(http.StatusNotFound, "auth: Role %s does not exist.", name)
+}
+
+// isName says whether a user or a role can have this name. Users may have roles of any name, which must not lead out of the directory
+// of roles.
+func isName(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.Contains(name, "/")
+}
+
+// localRole is a role other than root as this host's copy has it.
 func (a *auth) localRole(name string) (role, error) {
 	var r role
+	if !isName(name) {
+		return r, noRole(name)
+	}
 	event, err := a.tree.Store().Get(a.path("roles", name), kvstore.GetRequest{})
 	_, err = decode(event, err, &r)
 	return r, err
@@ -405,10 +419,13 @@ func (a *auth) roleAt(ctx context.Context, name string) (role, uint64, error) {
 		return role{rootName, everything()}, 0, nil
 	}
 	var r role
+	if !isName(name) {
+		return r, 0, noRole(name)
+	}
 	event, err := a.get(ctx, a.path("roles", name))
 	index, err := decode(event, err, &r)
 	if code(err) == kvstore.CodeKeyNotFound {
-		err = refuse(http.StatusNotFound, "auth: Role %s does not exist.", name)
+		err = noRole(name)
 	}
 	return r, index, err
 }

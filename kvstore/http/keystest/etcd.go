@@ -34,7 +34,7 @@ var Programs = sync.OnceValues(func() (string, error) {
 })
 
 // Etcd starts the original on free ports of the loopback address and returns where it answers.
-func Etcd(t *testing.T) string {
+func Etcd(t testing.TB) string {
 	t.Helper()
 	dir, err := Programs()
 	if err != nil {
@@ -83,7 +83,7 @@ func settled(url string) bool {
 	return strings.Contains(body.String(), `"etcdcluster":"3.4.0"`)
 }
 
-func address(t *testing.T) string {
+func address(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
