@@ -141,16 +141,17 @@ func watchScenarios() []watchScenario {
 			})
 		}},
 		{"a client that leaves", func(r *run) {
-			before := r.stats()["watchers"]
+			none := func() bool { return r.stats()["watchers"] == 0 }
+			r.await("the watches before to be gone", none)
 			var all []*stream
 			for i := range 10 {
 				all = append(all, r.watch(fmt.Sprintf("GET @/f%d?wait=true&stream=%t", i, i%2 == 0)))
 			}
-			r.await("ten watchers", func() bool { return r.stats()["watchers"] == before+10 })
+			r.await("ten watchers", func() bool { return r.stats()["watchers"] == 10 })
 			for _, w := range all {
 				w.cancel()
 			}
-			r.await("no watchers", func() bool { return r.stats()["watchers"] == before })
+			r.await("no watchers", none)
 		}},
 		{"history that is gone", func(r *run) {
 			for i := range 1010 {
