@@ -366,3 +366,97 @@ func (c fakeCluster) Add(_ context.Context, urls []string) (kvhttp.Member, error
 }
 func (c fakeCluster) Update(context.Context, uint64, []string) error { return c.err }
 func (c fakeCluster) Remove(context.Context, uint64) error           { return c.err }
+
+// TestConnectionLimit counts the watches of a connection that carries several requests at once.
+func TestConnectionLimit(t *testing.T) {
+	s := serve(t, kvhttp.Options{MaxConnWatches: 2})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := s.Handler.Server()
+	listening.Protocols = new(http.Protocols)
+	listening.Protocols.SetUnencryptedHTTP2(true)
+	var work sync.WaitGroup
+	work.Go(func() { _ = listening.Serve(l) }) // ErrServerClosed
+	defer work.Wait()
+	defer listening.Close()
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	defer transport.CloseIdleConnections()
+	get := func(ctx context.Context, path string) *http.Response {
+		req, err := http.NewRequestWithContext(ctx, "GET", "http://"+l.Addr().String()+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	get(ctx, "/v2/keys/f?wait=true")
+	stream := bufio.NewReader(get(t.Context(), "/v2/keys/f?wait=true&stream=true").Body)
+	third := get(t.Context(), "/v2/keys/f?wait=true")
+	body, err := io.ReadAll(third.Body)
+	if err != nil || third.ProtoMajor != 2 || third.StatusCode != 503 || !strings.Contains(string(body), "as many watches as it may have: 2") {
+		t.Fatalf("one watch too many: %s %s %s %v", third.Proto, third.Status, body, err)
+	}
+	cancel()
+	await(t, "one watch", func() bool { return s.Handler.Watches() == 1 })
+	if resp := get(t.Context(), "/v2/keys/f?wait=true"); resp.StatusCode != http.StatusOK {
+		t.Errorf("a watch after another one ended: %s", resp.Status)
+	}
+	if status, body := s.do(t, "PUT", "/v2/keys/f", "value=1"); status != 201 {
+		t.Fatalf("%d %s", status, body)
+	}
+	if line, err := stream.ReadString('\n'); err != nil || !strings.Contains(line, `"value":"1"`) {
+		t.Errorf("the stream has %q, %v", line, err)
+	}
+}
+
+// stuckLog commits nothing.
+type stuckLog struct{ servetest.Log }
+
+func (*stuckLog) Propose(ctx context.Context, _ []byte) (any, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (*stuckLog) ReadIndex(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestRequestTimeout answers when the log does not.
+func TestRequestTimeout(t *testing.T) {
+	tree := kvstore.NewReplica(kvstore.New(kvstore.Options{Namespaces: kvhttp.Namespaces()}), kvstore.ReplicaOptions{})
+	tree.Attach(&stuckLog{})
+	h, err := kvhttp.New(tree, &stuckLog{}, fakeCluster{leader: 1}, kvhttp.Options{RequestTimeout: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		method, path string
+		status       int
+		body         string
+	}{
+		{"PUT", "/v2/keys/f?value=1", 500, `"errorCode":300,"message":"Raft Internal Error","cause":"context deadline exceeded"`},
+		{"GET", "/v2/keys?quorum=true", 500, `"errorCode":300,"message":"Raft Internal Error","cause":"context deadline exceeded"`},
+		{"GET", "/v2/keys", 200, `"action":"get"`},
+		{"GET", "/v2/auth/users", 500, `{"message":"Internal Server Error"}`},
+	} {
+		w := &recorder{header: http.Header{}}
+		r, err := http.NewRequestWithContext(t.Context(), c.method, c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.ServeHTTP(w, r)
+		if w.status != c.status || !strings.Contains(w.String(), c.body) {
+			t.Errorf("%s %s: %d %s", c.method, c.path, w.status, w.String())
+		}
+	}
+}
