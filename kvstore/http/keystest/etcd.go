@@ -14,8 +14,11 @@ import (
 	"time"
 )
 
-// Programs is the directory with the programs of etcd. What a script of contrib/env makes is found once for all tests.
-var Programs = sync.OnceValues(func() (string, error) {
+// Programs is the directory with the programs of etcd.
+func Programs() (string, error) { return programs() }
+
+// What a script of contrib/env makes is found once for all tests.
+var programs = sync.OnceValues(func() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
