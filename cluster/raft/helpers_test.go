@@ -229,8 +229,7 @@ func child(what, dir string) error {
 	switch what {
 	case "open":
 	case "propose":
-		_, err = l.Propose(ctx, 1, []byte("victim"))
-		if err != nil {
+		if _, err := l.Propose(ctx, 1, []byte("victim")); err != nil {
 			fmt.Println(err)
 		} else {
 			fmt.Println("acknowledged")
