@@ -99,6 +99,32 @@ func TestFailedWrite(t *testing.T) {
 	}
 }
 
+// TestFaultsAreTold: what raft would end the process for is an error, and the next start goes well.
+func TestFaultsAreTold(t *testing.T) {
+	for _, c := range []struct{ what, point, says string }{
+		{"open", "raft.vote.written", "raft.vote.written: " + fault.ErrInjected.Error()},
+		{"propose", "raft.apply", raft.ErrStopped.Error()},
+		{"open", "raft.apply", raft.ErrStopped.Error()},
+		{"snapshot", "raft.snapshot.written", "raft.snapshot.written: " + fault.ErrInjected.Error()},
+	} {
+		t.Run(c.what+" "+c.point, func(t *testing.T) {
+			dir := t.TempDir()
+			l, _ := open(t, dir)
+			propose(t, l, "a")
+			closeLog(t, l)
+			out, _ := childCommand(t, c.what, dir, c.point+"=error").CombinedOutput() // what it says tells more than how it ended
+			if !bytes.Contains(out, []byte(c.says)) || bytes.Contains(out, []byte("goroutine")) {
+				t.Errorf("the child: %s", out)
+			}
+			l, m := open(t, dir)
+			if got := m.list(); len(got) == 0 || got[0] != "a" {
+				t.Errorf("the machine has seen %q", got)
+			}
+			propose(t, l, "b")
+		})
+	}
+}
+
 // TestTornEnd: a last write that was cut short anywhere goes, and nothing else does.
 func TestTornEnd(t *testing.T) {
 	dir := t.TempDir()

@@ -186,7 +186,15 @@ func newer(path, what string, version uint64) error {
 }
 
 func zero(data []byte) bool {
-	return len(bytes.TrimLeft(data, "\x00")) == 0
+	page := make([]byte, 4096)
+	for len(data) > 0 {
+		n := min(len(data), len(page))
+		if !bytes.Equal(data[:n], page[:n]) {
+			return false
+		}
+		data = data[n:]
+	}
+	return true
 }
 
 func batchFirst(data []byte) uint64 { return binary.LittleEndian.Uint64(data[8:]) }
