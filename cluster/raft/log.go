@@ -24,8 +24,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	hraft "github.com/hashicorp/raft"
-
-	"stated.dev/stated/internal/fault"
 )
 
 var (
@@ -655,6 +653,3 @@ func (l *Log) close() {
 	l.closeErr = errors.Join(l.closeErr, l.lock.Close())
 	close(l.done)
 }
-
-// faultApply is where a crash test ends the process before a command is applied.
-func faultApply() error { return fault.Point("raft.apply") }

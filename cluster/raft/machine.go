@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 
 	hraft "github.com/hashicorp/raft"
+
+	"stated.dev/stated/internal/fault"
 )
 
 // A Machine is a state machine that is fed by the log: on every voter it sees the same commands in the same order, and so
@@ -124,7 +126,7 @@ func (f *fsm) apply(l *hraft.Log) (out outcome) {
 	if err := f.check(l); err != nil {
 		return outcome{err: f.fail(fmt.Errorf("entry %d: %w", l.Index, err))}
 	}
-	if err := faultApply(); err != nil {
+	if err := fault.Point("raft.apply"); err != nil {
 		return outcome{err: f.fail(err)}
 	}
 	id, command, _ := parseEntry(l.Data)
