@@ -44,6 +44,7 @@ import (
 	"stated.dev/stated/graphdriver/builtin"
 	"stated.dev/stated/graphdriver/layer"
 	"stated.dev/stated/internal/events"
+	kvhttp "stated.dev/stated/kvstore/http"
 	"stated.dev/stated/network"
 	"stated.dev/stated/volumes"
 	"stated.dev/stated/volumes/local"
@@ -74,6 +75,7 @@ type Daemon struct {
 	plugins    *plugin.Plugins
 	volumes    *volumes.Store
 	networks   *network.Controller
+	keys       *keyTree
 	runtime    runtime.Runtime
 	notifier   *logs.Notifier
 	containers *containers.Service
@@ -368,8 +370,20 @@ func (d *Daemon) openNetwork(ctx context.Context) (io.Closer, error) {
 	return d.networks, err
 }
 
-// openCluster has the cluster store's place in the order. A host that is in no cluster has nothing to open.
-func (d *Daemon) openCluster(context.Context) (io.Closer, error) { return nil, nil }
+func (d *Daemon) openCluster(ctx context.Context) (io.Closer, error) {
+	tlsConfig, err := d.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	d.keys, err = openKeyTree(ctx, keyTreeOptions{
+		Dir: d.statePath("cluster"), EngineID: d.engineID, Listen: d.cfg.KVListen, TLS: tlsConfig, InsecureTCP: d.cfg.InsecureTCP, Log: d.log,
+	})
+	if err != nil {
+		return nil, err // not a Closer that holds a nil
+	}
+	d.server.Mount(kvhttp.OnDaemonSocket, d.keys.api)
+	return d.keys, nil
+}
 
 // restore finds the containers again, and removes what nobody uses.
 func (d *Daemon) restore(ctx context.Context) (_ io.Closer, err error) {

@@ -60,6 +60,7 @@ type Config struct {
 	TLSCert         string            `json:"tlscert,omitempty"`
 	TLSKey          string            `json:"tlskey,omitempty"`
 	InsecureTCP     bool              `json:"insecure-tcp,omitempty"`
+	KVListen        string            `json:"kv-listen,omitempty"` // host:port; empty: the key tree is served on Hosts only
 	RegistryMirrors []string          `json:"registry-mirrors,omitempty"`
 	Insecure        []string          `json:"insecure-registries,omitempty"`
 	Debug           bool              `json:"debug,omitempty"`

@@ -28,6 +28,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer s.recover(res, r)
 
+	if mounted := s.mounted(r.URL.Path); mounted != nil {
+		if err := s.checkReady(r.URL.Path); err != nil {
+			s.fail(res, r, err)
+			return
+		}
+		mounted.ServeHTTP(res, r)
+		return
+	}
 	h := w.Header()
 	h["Api-Version"] = s.apiVersion
 	h["Docker-Experimental"] = s.experimental

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"sync"
 	"time"
 
 	"stated.dev/stated/api/route"
@@ -42,6 +43,9 @@ type Server struct {
 	close   context.CancelFunc
 	base    context.Context // ends when Shutdown ends: all requests come from it
 	cancel  context.CancelFunc
+
+	mu     sync.RWMutex // guards mounts
+	mounts []mount
 
 	active activity
 	silent newcomers
@@ -87,6 +91,32 @@ func (s *Server) Handle(routes []route.Route) {
 	for _, r := range routes {
 		s.mux.Handle(r.Method+" "+r.Path, s.handler(r))
 	}
+}
+
+// mount is an API of its own.
+type mount struct {
+	match   func(path string) bool
+	handler http.Handler
+}
+
+// Mount has a handler answer the paths that match, instead of the routes, once the server is ready. It knows neither
+// versions nor the headers of the Docker API.
+func (s *Server) Mount(match func(path string) bool, h http.Handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts = append(s.mounts, mount{match, h})
+}
+
+// mounted returns the handler that a path belongs to; nil for a route's.
+func (s *Server) mounted(path string) http.Handler {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, m := range s.mounts {
+		if m.match(path) {
+			return m.handler
+		}
+	}
+	return nil
 }
 
 // Serve serves the connections of l until ctx ends or Shutdown is called, and closes l. It returns nil then, and the

@@ -58,7 +58,7 @@ var (
 )
 
 // MaxCommand bounds a command, in bytes.
-const MaxCommand = 4 << 20
+const MaxCommand = 16 << 20
 
 // DefaultSnapshotBytes is how long the log grows at least before a snapshot is taken.
 const DefaultSnapshotBytes = 64 << 20
@@ -579,6 +579,10 @@ func (l *Log) Snapshot(ctx context.Context) error {
 	}
 	return fmt.Errorf("take a snapshot: %w", err)
 }
+
+// Position is the index of the last command that the machines here have seen, or of the snapshot they began with, and the
+// term that this host is in. It waits for nothing.
+func (l *Log) Position() (index, term uint64) { return l.fsm.applied.Load(), l.raft.CurrentTerm() }
 
 // Stats are figures of a log.
 type Stats struct {
