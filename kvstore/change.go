@@ -8,8 +8,8 @@ import (
 // change carries out one command under the store's lock.
 type change struct {
 	s    *Store
-	c    *Command
-	path string // clean
+	c    Command // by value: a pointer beside fields that go into events would put the command on the heap
+	path string  // clean
 	now  time.Time
 	old  *version
 }
@@ -107,7 +107,18 @@ func (m *change) create() (*Event, *Error) {
 		digits := strconv.FormatUint(m.old.index+1, 10)
 		m.path = clean(m.path + "/" + "00000000000000000000"[:max(0, 20-len(digits))] + digits)
 	}
-	return m.place(ActionCreate, m.c.Value)
+	if m.s.readOnly[m.path] {
+		return nil, m.fail(CodeRootReadOnly, "/")
+	}
+	e, code, stop := m.old.root.find(m.path)
+	switch code {
+	case 0:
+		return nil, m.fail(CodeKeyExists, m.path)
+	case CodeNotDir:
+		m.s.stats.SetFail++ // etcd counts a set for every file that stands in the way of a create
+		return nil, m.fail(code, m.path[:stop])
+	}
+	return m.place(ActionCreate, e, false, m.c.Value), nil
 }
 
 func (m *change) set() (*Event, *Error) {
@@ -115,32 +126,24 @@ func (m *change) set() (*Event, *Error) {
 	if code == CodeNotDir || code != 0 && m.c.Refresh {
 		return nil, m.fail(code, m.path[:stop])
 	}
-	value := m.c.Value
-	if code == 0 && m.c.Refresh {
-		_, value = e.read()
-	}
-	return m.place(ActionSet, value)
-}
-
-// place makes a new file or directory, for set also in the place of a file.
-func (m *change) place(action Action, value string) (*Event, *Error) {
 	if m.s.readOnly[m.path] {
 		return nil, m.fail(CodeRootReadOnly, "/")
 	}
-	e, code, stop := m.old.root.find(m.path)
-	switch {
-	case code == CodeNotDir:
-		m.s.stats.SetFail++ // etcd counts a set for every write that meets a file on its way
-		return nil, m.fail(code, m.path[:stop])
-	case code != 0:
-	case action == ActionCreate:
-		return nil, m.fail(CodeKeyExists, m.path)
-	case e.dir != nil:
+	if e.dir != nil {
 		return nil, m.fail(CodeNotFile, m.path)
 	}
+	value := m.c.Value
+	if m.c.Refresh {
+		_, value = e.read()
+	}
+	return m.place(ActionSet, e, code == 0, value), nil
+}
+
+// place makes a new file or directory, in the place of the file e when there was one.
+func (m *change) place(action Action, e entry, existed bool, value string) *Event {
 	index := m.old.index + 1
 	o := m.outcome(action, index)
-	if code == 0 {
+	if existed {
 		o.replaces(e, m.now)
 	}
 	a := attributes{created: index, modified: index, expire: tidyExpire(m.c.Expire)}
@@ -149,7 +152,7 @@ func (m *change) place(action Action, value string) (*Event, *Error) {
 	} else {
 		e = entry{file: newRecord(a, value)}
 	}
-	return m.write(o, e, a.expire, m.c.Refresh), nil
+	return m.write(o, e, a.expire, m.c.Refresh)
 }
 
 func (m *change) update() (*Event, *Error) {

@@ -31,18 +31,16 @@ func (c *logClock) now(wall, applied time.Time) (t time.Time, jumped time.Durati
 		c.at = applied
 	}
 	switch ahead := wall.Sub(c.at); {
-	case ahead > maxStep:
+	case ahead <= 0:
+		c.slewing = false
+	case ahead > maxStep || c.slewing:
 		if !c.slewing {
 			jumped = ahead
 		}
 		c.slewing = true
-		c.at = c.at.Add(elapsed / 2)
-	case ahead > 0 && c.slewing:
 		c.at = c.at.Add(min(elapsed/2, ahead))
-	case ahead > 0:
-		c.at = wall
 	default:
-		c.slewing = false
+		c.at = wall
 	}
 	return c.at, jumped
 }

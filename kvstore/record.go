@@ -101,7 +101,7 @@ func tidyExpire(t time.Time) time.Time {
 func secondsLeft(expire, now time.Time) int64 {
 	left := expire.Sub(now)
 	if left == math.MaxInt64 { // saturated: count in seconds
-		return expire.Unix() - now.Unix()
+		return expire.Unix() - now.Unix() + int64(flag(expire.Nanosecond() > now.Nanosecond()))
 	}
 	s := left / time.Second
 	if left%time.Second > 0 {

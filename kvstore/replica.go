@@ -289,7 +289,7 @@ func (r *Replica) Run(ctx context.Context) error {
 					wait = max(wait, next.Sub(r.now()))
 				}
 			}
-			timer.Reset(wait)
+			timer.Reset(min(wait, time.Minute)) // the clock may run faster than the timer
 		}
 		select {
 		case <-ctx.Done():

@@ -287,7 +287,7 @@ func (s *Store) apply(c *Command) (*Event, *Error) {
 		s.tickLocked(now)
 		now = s.clock
 	}
-	m := change{s: s, c: c, path: clean(c.Path), now: now, old: s.current.Load()}
+	m := change{s: s, c: *c, path: clean(c.Path), now: now, old: s.current.Load()}
 	if depth(m.path)+int(flag(c.Unique)) > maxDepth {
 		return nil, m.fail(CodeInvalidField, "key has more than "+strconv.Itoa(maxDepth)+" elements")
 	}

@@ -432,8 +432,10 @@ func TestConcurrentReadersAndWatchers(t *testing.T) {
 				case <-w.Events():
 				default:
 				}
-				wg.Go(w.Close)
+				closed := make(chan struct{})
+				go func() { w.Close(); close(closed) }()
 				w.Close()
+				<-closed
 			}
 		})
 		wg.Go(func() {
@@ -457,7 +459,7 @@ func TestConcurrentReadersAndWatchers(t *testing.T) {
 			}
 		})
 	}
-	for i := range 5000 {
+	for i := range 1000 {
 		if _, err := s.Do(set("/1/a/b", fmt.Sprint(i))); err != nil {
 			t.Error(err)
 		}

@@ -205,16 +205,16 @@ func (n *node) remove(path string) {
 
 // openDir copies the way to a subdirectory, and its top node, and returns that; nil when there is none.
 func (n *node) openDir(name string) *node {
-	if leaf, _ := n.child(name); leaf == nil {
-		return nil
-	}
 	for n.inner {
 		i := n.below(name)
 		kid := n.kid(i).copy()
 		n.slot[i] = unsafe.Pointer(kid)
 		n = kid
 	}
-	i, _ := n.search(name, 0)
+	i, found := n.search(name, 0)
+	if !found {
+		return nil
+	}
 	sub := n.kid(i).copy()
 	n.slot[i] = unsafe.Pointer(sub)
 	return sub
