@@ -11,7 +11,8 @@ import (
 //
 // Functions that change a node, or what is below it, begin at a node that the caller has just copied and nobody else has seen.
 
-// fan is how many slots a node has. 16 was measured: less is deeper to read, more is dearer to copy.
+// fan is how many slots a node has: fewer make the tree deeper to read, more make each node dearer to copy. Other numbers have not
+// been measured.
 const fan = 16
 
 // node is a node of a directory's B-tree. The top one stands for the directory. The names of a node lie in one string: a
