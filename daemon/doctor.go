@@ -9,6 +9,9 @@ import (
 	"stated.dev/stated/daemon/adopt"
 )
 
+// clusterSubsystem is the name of the replicated log and what it carries.
+const clusterSubsystem = "cluster"
+
 // Doctor lists what every subsystem has set aside or found wrong. It repairs nothing.
 func (d *Daemon) Doctor(context.Context) types.Doctor {
 	doc := types.Doctor{Problems: []types.Finding{}, Notes: []types.Finding{}}
@@ -49,6 +52,12 @@ func (d *Daemon) Doctor(context.Context) types.Doctor {
 	}
 	for _, p := range d.containers.Problems() {
 		problem(adopt.Containers, p.ID, p.Reason)
+	}
+	if err := d.keys.log.Stats().Fault; err != nil {
+		problem(clusterSubsystem, "", "the disk refused the last write of the log: "+err.Error())
+	}
+	for _, path := range d.keys.log.SetAside() {
+		problem(clusterSubsystem, path, "a damaged snapshot; the one before it and the log made up for it")
 	}
 	for _, text := range d.repaired {
 		note(adopt.Layers, "repaired at the start", text)

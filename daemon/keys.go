@@ -66,7 +66,12 @@ func openKeyTree(ctx context.Context, o keyTreeOptions) (_ *keyTree, err error) 
 	k.replica.Attach(replicaLog{k.log})
 	cluster := alone(o, listener)
 	if err := kvhttp.Register(ctx, k.replica, cluster); err != nil {
-		return nil, err
+		// A disk that refuses writes, as a full one, is no reason not to start: what an earlier start wrote stands there
+		// until the next one. A tree that has nothing yet would answer with the index 0.
+		if k.log.Stats().Fault == nil || k.replica.Store().Index() == 0 {
+			return nil, err
+		}
+		o.Log.Warn("the key tree's members list this host as it was before", "err", err)
 	}
 	if k.api, err = kvhttp.New(k.replica, k.log, cluster, kvhttp.Options{Logger: o.Log}); err != nil {
 		return nil, err
@@ -201,10 +206,27 @@ type replicaLog struct{ *raft.Log }
 
 func (l replicaLog) Propose(ctx context.Context, command []byte) (any, error) {
 	result, err := l.Log.Propose(ctx, keysMachine, command)
-	for _, final := range []error{raft.ErrClosed, raft.ErrStopped, raft.ErrTooLarge} {
+	if err == nil {
+		return result, nil
+	}
+	for _, final := range []error{raft.ErrClosed, raft.ErrStopped} {
 		if errors.Is(err, final) {
-			return nil, fmt.Errorf("%w: %w", kvstore.ErrLogClosed, err)
+			return nil, verdict{err, kvstore.ErrLogClosed}
 		}
 	}
-	return result, err
+	switch {
+	case errors.Is(err, raft.ErrOutcomeUnknown):
+		return nil, err
+	case errors.Is(err, raft.ErrNotLeading) && l.Stats().Fault == nil:
+		return nil, err // for a moment only
+	}
+	return nil, verdict{err, kvstore.ErrLogRefused}
 }
+
+// verdict is an error of the log with what the key tree makes of it. Its text is the log's alone, since clients read it.
+type verdict struct {
+	error
+	kind error
+}
+
+func (v verdict) Unwrap() []error { return []error{v.error, v.kind} }

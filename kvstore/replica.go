@@ -16,6 +16,10 @@ import (
 // ErrLogClosed is what a Log's errors wrap when no later proposal can succeed either.
 var ErrLogClosed = errors.New("the log is closed")
 
+// ErrLogRefused is what a Log's errors wrap when it is certain that nothing was done, and asking again at once would be in
+// vain, as on a full disk.
+var ErrLogRefused = errors.New("the log took nothing")
+
 // Log is the replicated log that a replica proposes to. It calls Replica.Apply for each committed command, in the same
 // order on every host.
 type Log interface {
@@ -111,8 +115,8 @@ func (r *Replica) now() time.Time {
 }
 
 // Do proposes a command and returns its result. It sets Time, Estimate, Client, Sequence and Acked, and Expire when TTL is
-// given. A proposal that failed without a verdict is made again under the same name until ctx ends, so that the command takes
-// effect at most once. The error is always an *Error: the store's, or one with code 300 whose cause is the failure's text. After
+// given. A proposal that failed without a verdict is made again under the same name until ctx ends or the log refuses it, so that
+// the command takes effect at most once. The error is always an *Error: the store's, or one with code 300 whose cause is the failure's text. After
 // the latter the command may have been carried out.
 func (r *Replica) Do(ctx context.Context, c Command) (*Event, error) {
 	if err := r.store.Check(c); err != nil {
@@ -126,7 +130,7 @@ func (r *Replica) Do(ctx context.Context, c Command) (*Event, error) {
 		switch {
 		case verdict:
 			return e, err
-		case ctx.Err() != nil || errors.Is(err, ErrLogClosed):
+		case ctx.Err() != nil || errors.Is(err, ErrLogClosed) || errors.Is(err, ErrLogRefused):
 			return nil, r.failure(err)
 		}
 		timer := time.NewTimer(pause)

@@ -31,9 +31,10 @@ type fakeLog struct {
 
 type fate struct {
 	delay  time.Duration
-	drop   bool // not committed
-	repeat bool // committed twice
-	fail   bool // an error is returned whether committed or not
+	drop   bool  // not committed
+	repeat bool  // committed twice
+	fail   bool  // an error is returned whether committed or not
+	refuse error // instead of all that
 }
 
 var errAmbiguous = errors.New("leadership was lost")
@@ -58,6 +59,9 @@ func (l *fakeLog) Propose(ctx context.Context, command []byte) (any, error) {
 		l.mu.Unlock()
 		time.Sleep(f.delay) // in a bubble: no test waits for it
 		l.mu.Lock()
+	}
+	if f.refuse != nil {
+		return nil, f.refuse
 	}
 	var result any
 	for range map[bool]int{false: 1, true: 2}[f.repeat] {
@@ -183,6 +187,31 @@ func TestProposalThatNeverSucceeds(t *testing.T) {
 		}
 		if _, err := r.Do(t.Context(), kvstore.Command{Op: kvstore.OpSet, Path: strings.Repeat("/a", 5000)}); err == nil {
 			t.Error("a command beyond the limits was proposed")
+		}
+	})
+}
+
+// TestRefusedProposal: what the log has certainly not taken is answered with the reason, not asked for again; what it may
+// take in a moment is asked for again.
+func TestRefusedProposal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplica(1, time.Now, t.Output())
+		l := newLog(true, r)
+		full := fmt.Errorf("no space: %w", kvstore.ErrLogRefused)
+		l.lie = func(n int) fate { return fate{refuse: [...]error{errAmbiguous, errAmbiguous, full}[n-1]} }
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := r.Do(ctx, set("/1/a", "v"))
+		var e *kvstore.Error
+		if !errors.As(err, &e) || e.Code != kvstore.CodeRaftInternal || e.Cause != full.Error() || ctx.Err() != nil {
+			t.Errorf("got %v, and the context %v", err, ctx.Err())
+		}
+		if l.n != 3 {
+			t.Errorf("%d proposals were made, want two and the one that was refused", l.n)
+		}
+		l.lie = nil
+		if _, err := r.Do(ctx, set("/1/a", "v")); err != nil {
+			t.Errorf("with room again: %v", err)
 		}
 	})
 }

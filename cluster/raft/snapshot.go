@@ -115,6 +115,12 @@ func openSnapshots(dir string, keys keyring, f *faults, log *slog.Logger, reache
 	return s, nil
 }
 
+// SetAside are the damaged snapshots that this start or an earlier one set aside, as paths.
+func (l *Log) SetAside() []string {
+	list, _ := filepath.Glob(filepath.Join(l.snapshots.dir, "*"+snapshotSuffix+damagedSuffix)) // the pattern is a good one
+	return list
+}
+
 // verify reads a snapshot's head, and all of it if that is asked for by being the newest.
 func (s *snapshots) verify(name string, whole bool) (kept, error) {
 	k, r, err := s.open(name)

@@ -277,6 +277,7 @@ func (s *store) promise(n int) error {
 	defer s.mu.Unlock()
 	size := recordRoom(n)
 	if err := s.roomLocked(s.promised + size + roomReserve); err != nil {
+		s.faults.set(err)
 		return err
 	}
 	s.promised += size

@@ -15,12 +15,12 @@ func doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor [SUBSYSTEM]",
 		Short: "List what the daemon found wrong and set aside",
-		Long: `Lists what every subsystem found wrong and left as it was: layers, images, volumes, networks, containers, journal, root.
+		Long: `Lists what every subsystem found wrong and left as it was: layers, images, volumes, networks, containers, cluster, journal, root.
 What can be repaired without losing anything is repaired when the daemon starts; the list holds what is left.
 
 Exit code 0 says that there are no problems, 2 that there are.`,
 		Args:      cobra.MaximumNArgs(1),
-		ValidArgs: []string{"layers", "images", "volumes", "networks", "containers", "journal", "root"},
+		ValidArgs: []string{"layers", "images", "volumes", "networks", "containers", "cluster", "journal", "root"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if fix {
 				return errors.New("--fix: there is no repair that a running daemon can do; restart it, which repairs what can be repaired without losing anything, and see docs/doctor.md for the rest")
