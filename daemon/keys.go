@@ -34,6 +34,7 @@ type keyTreeOptions struct {
 
 // keyTree is the key tree, the log that makes it durable, and the API that serves it.
 type keyTree struct {
+	logger  *slog.Logger
 	log     *raft.Log
 	replica *kvstore.Replica
 	api     *kvhttp.Handler
@@ -48,7 +49,7 @@ func openKeyTree(ctx context.Context, o keyTreeOptions) (_ *keyTree, err error) 
 	if err != nil {
 		return nil, err
 	}
-	k := &keyTree{replica: kvstore.NewReplica(kvstore.New(kvstore.Options{Namespaces: kvhttp.Namespaces()}), kvstore.ReplicaOptions{Logger: o.Log})}
+	k := &keyTree{logger: o.Log, replica: kvstore.NewReplica(kvstore.New(kvstore.Options{Namespaces: kvhttp.Namespaces()}), kvstore.ReplicaOptions{Logger: o.Log})}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	k.stop = stop
 	defer func() {
@@ -105,6 +106,8 @@ func (k *keyTree) Close() error {
 	k.stop()
 	k.tasks.Wait()
 	if k.log != nil {
+		s := k.log.Stats()
+		k.logger.Info("the key tree's log is being closed", "entries", s.LastIndex, "flushes", s.Flushes)
 		err = errors.Join(err, k.log.Close(ctx))
 	}
 	return err

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -196,7 +197,15 @@ func TestDamage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for _, unfinished := range []string{"log/.tmp-1", "snapshots/.tmp-1"} {
+				if err := os.WriteFile(filepath.Join(dir, unfinished), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 			refuse(t, dir, raft.ErrDamaged, path, "backup")
+			if left := append(glob(t, dir, "log/.tmp-*"), glob(t, dir, "snapshots/.tmp-*")...); len(left) != 2 {
+				t.Errorf("the refused start left %v only", left)
+			}
 			after, err := os.ReadFile(path)
 			if err != nil || !bytes.Equal(before, after) {
 				t.Errorf("the damaged file was changed (%v)", err)

@@ -224,11 +224,13 @@ func (l *Log) openFiles(dir string, keys keyring) (err error) {
 		return err
 	}
 	l.base.Store(-l.store.sizeAfter(base))
-	if base == 0 {
-		return nil
+	if base > 0 {
+		l.fsm.applied.Store(base)
+		if err := l.restore(l.snapshots.list[0].id); err != nil {
+			return err
+		}
 	}
-	l.fsm.applied.Store(base)
-	return l.restore(l.snapshots.list[0].id)
+	return errors.Join(l.store.tidy(), l.snapshots.tidy())
 }
 
 // restore feeds a snapshot to the machines. It has been checked.

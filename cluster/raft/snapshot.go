@@ -57,14 +57,17 @@ type snapshots struct {
 	log    *slog.Logger
 	store  *store // nil while the log is being opened
 
+	unfinished, bad []string // names that tidy removes and sets aside
+
 	newest atomic.Int64 // bytes of the newest one's stream
 
 	mu   sync.Mutex // guards list
 	list []kept     // newest first
 }
 
-// openSnapshots lists the snapshots and reads the newest wholly. One that is damaged is set aside, if the log and the
-// one before it make up for it: reaches says whether the log has all that follows an index.
+// openSnapshots lists the snapshots and reads the newest wholly. One that is damaged is left out, if the log and the
+// one before it make up for it: reaches says whether the log has all that follows an index. It changes nothing of what is
+// there; tidy does.
 func openSnapshots(dir string, keys keyring, f *faults, log *slog.Logger, reaches func(index uint64) bool) (*snapshots, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of snapshots: %w", err)
@@ -74,13 +77,11 @@ func openSnapshots(dir string, keys keyring, f *faults, log *slog.Logger, reache
 	if err != nil {
 		return nil, fmt.Errorf("read the snapshots: %w", err)
 	}
-	var names, bad []string
+	var names []string
 	for _, e := range entries {
 		switch {
 		case strings.HasPrefix(e.Name(), ".tmp-"):
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				return nil, fmt.Errorf("remove a snapshot that was not finished: %w", err)
-			}
+			s.unfinished = append(s.unfinished, e.Name())
 		case strings.HasSuffix(e.Name(), snapshotSuffix):
 			names = append(names, e.Name())
 		}
@@ -90,7 +91,7 @@ func openSnapshots(dir string, keys keyring, f *faults, log *slog.Logger, reache
 	for _, name := range names {
 		k, err := s.verify(name, len(s.list) == 0)
 		if errors.Is(err, ErrDamaged) {
-			bad, damage = append(bad, name), errors.Join(damage, err)
+			s.bad, damage = append(s.bad, name), errors.Join(damage, err)
 			continue
 		}
 		if err != nil {
@@ -106,13 +107,24 @@ func openSnapshots(dir string, keys keyring, f *faults, log *slog.Logger, reache
 	if damage != nil && !reaches(base) {
 		return nil, fmt.Errorf("%w. The log does not reach back far enough to do without it. Nothing was changed: restore the directory of the log as a whole from a backup", damage)
 	}
-	for _, name := range bad {
-		log.Warn("a snapshot is damaged; the one before it and the log make up for it", "snapshot", filepath.Join(dir, name), "set aside as", name+damagedSuffix)
-		if err := os.Rename(filepath.Join(dir, name), filepath.Join(dir, name+damagedSuffix)); err != nil {
-			return nil, fmt.Errorf("set a damaged snapshot aside: %w", err)
+	return s, nil
+}
+
+// tidy removes what was not finished and sets damaged snapshots aside, once it is known that the rest is sound.
+func (s *snapshots) tidy() error {
+	for _, name := range s.unfinished {
+		if err := os.Remove(filepath.Join(s.dir, name)); err != nil {
+			return fmt.Errorf("remove a snapshot that was not finished: %w", err)
 		}
 	}
-	return s, nil
+	for _, name := range s.bad {
+		s.log.Warn("a snapshot is damaged; the one before it and the log make up for it", "snapshot", filepath.Join(s.dir, name), "set aside as", name+damagedSuffix)
+		if err := os.Rename(filepath.Join(s.dir, name), filepath.Join(s.dir, name+damagedSuffix)); err != nil {
+			return fmt.Errorf("set a damaged snapshot aside: %w", err)
+		}
+	}
+	s.unfinished, s.bad = nil, nil
+	return nil
 }
 
 // SetAside are the damaged snapshots that this start or an earlier one set aside, as paths.

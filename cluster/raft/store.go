@@ -62,6 +62,9 @@ type store struct {
 	running func() bool     // raft's goroutines run: they are parked instead of told of an error
 	closing <-chan struct{} // closed when they are to end
 
+	unfinished []string // files that tidy removes
+	torn       *segment // whose end tidy cuts off; nil when there is none
+
 	written     atomic.Int64  // bytes of batches since the start
 	grown       chan struct{} // has an element after an append
 	lastCommand atomic.Uint64 // highest index of a command, 0 when there is none
@@ -84,7 +87,7 @@ type store struct {
 }
 
 // openStore opens the log in dir, which it makes when there is none, and reads all of it: what cannot be read is
-// found out here. A segment's torn end is cut off.
+// found out here. It changes nothing of what is there; tidy does.
 func openStore(dir string, keys keyring, f *faults) (_ *store, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the log: %w", err)
@@ -99,13 +102,10 @@ func openStore(dir string, keys keyring, f *faults) (_ *store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
-	torn := false
 	for _, e := range list { // in the order of the names, which is that of the indexes
 		path := filepath.Join(dir, e.Name())
 		if strings.HasPrefix(e.Name(), ".tmp-") {
-			if err := os.Remove(path); err != nil {
-				return nil, fmt.Errorf("remove a segment that was not finished: %w", err)
-			}
+			s.unfinished = append(s.unfinished, path)
 			continue
 		}
 		first, err := strconv.ParseUint(strings.TrimSuffix(e.Name(), segmentSuffix), 10, 64)
@@ -116,20 +116,32 @@ func openStore(dir string, keys keyring, f *faults) (_ *store, err error) {
 			before := s.segments[n-1]
 			return nil, damaged(before.path, int(before.end), fmt.Sprintf("its entries end with index %d, and %s begins with %d", before.last(), filepath.Base(path), first))
 		}
-		var seg *segment
-		if seg, torn, err = openSegment(path, first); err != nil {
+		seg, torn, err := openSegment(path, first)
+		if err != nil {
 			return nil, err
 		}
-		s.segments = append(s.segments, seg)
-	}
-	if torn {
-		// What is left of it must not be taken for a part of what comes next.
-		last := s.segments[len(s.segments)-1]
-		if err := last.cut(last.zeroed); err != nil {
-			return nil, fmt.Errorf("cut the torn end off %s: %w", last.path, err)
+		if s.segments, s.torn = append(s.segments, seg), nil; torn {
+			s.torn = seg
 		}
 	}
 	return s, nil
+}
+
+// tidy removes what was not finished and cuts off a torn end, once it is known that the log is sound.
+func (s *store) tidy() error {
+	for _, path := range s.unfinished {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("remove a segment that was not finished: %w", err)
+		}
+	}
+	if s.torn != nil && s.tail() == s.torn {
+		// What is left of it must not be taken for a part of what comes next.
+		if err := s.torn.cut(s.torn.zeroed); err != nil {
+			return fmt.Errorf("cut the torn end off %s: %w", s.torn.path, err)
+		}
+	}
+	s.unfinished, s.torn = nil, nil
+	return nil
 }
 
 // each calls f with every entry from an index on, which f must not keep. It is for a store that nobody else has yet.
