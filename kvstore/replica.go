@@ -278,6 +278,7 @@ const grid = 500 * time.Millisecond
 func (r *Replica) Run(ctx context.Context) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	failing := false // it is said once, not twice a second for as long as a disk is full
 	for {
 		leading, changed := r.log.Leading()
 		timer.Stop()
@@ -285,9 +286,11 @@ func (r *Replica) Run(ctx context.Context) error {
 			due = due.Add(grid - 1).Truncate(grid)
 			wait := due.Sub(r.now())
 			if wait <= 0 {
-				if err := r.expire(ctx); err != nil && ctx.Err() == nil {
-					r.options.Logger.Warn("cannot remove the keys that have expired; trying again", "error", err)
+				err := r.expire(ctx)
+				if err != nil && ctx.Err() == nil && !failing {
+					r.options.Logger.Warn("cannot remove the keys that have expired; trying again and again", "error", err)
 				}
+				failing = err != nil
 				wait = grid
 				if next, ok := r.store.NextExpiry(); ok {
 					wait = max(wait, next.Sub(r.now()))

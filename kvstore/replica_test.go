@@ -95,6 +95,13 @@ func (l *fakeLog) lead(leading bool) {
 	l.changed = make(chan struct{})
 }
 
+// refuse makes the log refuse all proposals with an error, or none.
+func (l *fakeLog) refuse(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lie = func(int) fate { return fate{refuse: err} }
+}
+
 func (l *fakeLog) committed() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -213,6 +220,37 @@ func TestRefusedProposal(t *testing.T) {
 		if _, err := r.Do(ctx, set("/1/a", "v")); err != nil {
 			t.Errorf("with room again: %v", err)
 		}
+	})
+}
+
+// TestExpiryThatIsRefused: keys stay as long as the log refuses their removal, which is logged once each time it begins.
+func TestExpiryThatIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		r := newReplica(1, time.Now, &log)
+		l := newLog(true, r)
+		stop := run(t, r)
+		for n := 1; n <= 2; n++ {
+			c := set("/1/a", "v")
+			c.TTL = seconds(1)
+			if _, err := r.Do(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			l.refuse(fmt.Errorf("no space: %w", kvstore.ErrLogRefused))
+			time.Sleep(time.Minute) // in a bubble: no test waits for it
+			if _, err := r.Store().Get("/1/a", kvstore.GetRequest{}); err != nil {
+				t.Errorf("a key went that could not be removed: %v", err)
+			}
+			l.refuse(nil)
+			time.Sleep(time.Second)
+			if _, err := r.Store().Get("/1/a", kvstore.GetRequest{}); err == nil {
+				t.Error("the key is still there when the log takes commands again")
+			}
+			if got := strings.Count(log.String(), "no space"); got != n {
+				t.Errorf("the failure was logged %d times, want %d:\n%s", got, n, log.String())
+			}
+		}
+		stop()
 	})
 }
 

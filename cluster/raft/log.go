@@ -464,6 +464,9 @@ func (l *Log) propose(ctx context.Context, machine byte, command []byte) (any, e
 	if err := ctx.Err(); err != nil {
 		return nil, err // nothing was done
 	}
+	if leading, _ := l.Leading(); !leading && l.faults.last() != nil {
+		return nil, l.notLeading() // raft may be waiting for the disk, and would not answer
+	}
 	select {
 	case l.slots <- struct{}{}: // raft never has more than it takes without waiting
 	case <-ctx.Done():
@@ -494,6 +497,9 @@ func (l *Log) propose(ctx context.Context, machine byte, command []byte) (any, e
 	case err := <-result:
 		return l.result(f, err)
 	case <-ctx.Done():
+		if err := l.faults.last(); err != nil {
+			return nil, fmt.Errorf("%w: %w: %w", ErrOutcomeUnknown, ctx.Err(), err)
+		}
 		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
 	case <-l.stopped:
 		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed)

@@ -3,8 +3,10 @@ package raft
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -234,12 +236,24 @@ func appendBatch(buf []byte, first uint64, before uint32, records [][]byte) []by
 	return append(buf, make([]byte, batchSize(len(body))-batchHeader-len(body))...)
 }
 
+// writeAt writes to the file. Its errors name it as it is called now, not as it was created.
+func (s *segment) writeAt(data []byte, at int64) error {
+	_, err := s.file.WriteAt(data, at)
+	if err == nil {
+		return nil
+	}
+	if failed := new(fs.PathError); errors.As(err, &failed) {
+		err = failed.Err
+	}
+	return fmt.Errorf("write %s: %w", s.path, err)
+}
+
 // extend writes zeros up to a size, so that a batch there changes neither the file's size nor its extents, and finds
 // room on a disk that has become full.
 func (s *segment) extend(to int64) error {
 	for s.zeroed < to {
-		if _, err := s.file.WriteAt(make([]byte, roomStep), s.zeroed); err != nil {
-			return fmt.Errorf("set aside room in %s: %w", s.path, err)
+		if err := s.writeAt(make([]byte, roomStep), s.zeroed); err != nil {
+			return fmt.Errorf("set aside room: %w", err)
 		}
 		s.zeroed += roomStep
 	}
@@ -253,7 +267,7 @@ func (s *segment) cut(to int64) error {
 		return err
 	}
 	if to = min(to, st.Size()); to > s.end {
-		if _, err := s.file.WriteAt(make([]byte, to-s.end), s.end); err != nil {
+		if err := s.writeAt(make([]byte, to-s.end), s.end); err != nil {
 			return err
 		}
 	}

@@ -336,7 +336,9 @@ func (s *store) StoreLogs(logs []*hraft.Log) error {
 	err = fmt.Errorf("append to the log: %w", err)
 	if s.dirty > 0 {
 		if cutErr := s.cutLocked(); cutErr != nil {
-			err = fmt.Errorf("%w; what was written of it cannot be taken back (%w): %w", err, cutErr, ErrOutcomeUnknown)
+			err = fmt.Errorf("%w; what was written of it cannot be taken back: %w", err, cutErr)
+			s.faults.set(err) // not with what comes: that is of these entries, and the fault is told to others
+			return fmt.Errorf("%w: %w", err, ErrOutcomeUnknown)
 		}
 	}
 	s.faults.set(err)
@@ -387,7 +389,7 @@ func (s *store) appendLocked(logs []*hraft.Log) error {
 	}
 	s.buf = appendBatch(s.buf[:0], first, seg.sum, s.records)
 	s.dirty = seg.end + int64(len(s.buf))
-	if _, err := seg.file.WriteAt(s.buf, seg.end); err != nil {
+	if err := seg.writeAt(s.buf, seg.end); err != nil {
 		return err
 	}
 	if commands > 0 {

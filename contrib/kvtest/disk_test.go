@@ -19,91 +19,169 @@ import (
 	"stated.dev/stated/internal/testenv/scratch"
 )
 
-// smallDisk puts the host's data root on an ext4 of its own.
-func (h *host) smallDisk(size string) {
+// smallDisk puts an ext4 of its own at a directory that is not there yet, and returns the name of its device.
+func (h *host) smallDisk(dir, size string) string {
 	h.Helper()
-	image := h.Roots.Data + ".disk"
-	if err := os.Mkdir(h.Roots.Data, 0o755); err != nil {
+	image := filepath.Join(filepath.Dir(h.Socket), "disk")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		h.Fatal(err)
 	}
 	scratch.Run(h.T, "truncate", "-s", size, image)
 	scratch.Run(h.T, "mkfs.ext4", "-q", "-m", "0", image)
-	scratch.Run(h.T, "mount", "-o", "loop", image, h.Roots.Data) // the loop device goes with the mount
+	scratch.Run(h.T, "mount", "-o", "loop,errors=remount-ro", image, dir) // the loop device goes with the mount
+	return filepath.Base(scratch.Run(h.T, "findmnt", "-no", "SOURCE", dir))
 }
 
-// TestDiskFull: on a full disk a change is refused with the reason, and everything else goes on; a daemon that is killed
-// there starts again, and nothing that was acknowledged is lost.
+// filling is a tree whose disk becomes full.
+type filling struct {
+	*host
+	want   map[string]string // what was acknowledged
+	next   int               // number of the next key
+	reason string            // of every refusal
+}
+
+// put makes a change of some bytes, which is acknowledged, or refused with the reason.
+func (f *filling) put(size int) answer {
+	f.Helper()
+	key, value := fmt.Sprintf("/full/%d", f.next), fmt.Sprint(f.next, strings.Repeat("x", size))
+	a, err := f.request(http.MethodPut, key, form("value", value))
+	if err != nil {
+		f.Fatal(err)
+	}
+	if a.ErrorCode == 0 {
+		f.want[key] = value
+		f.next++
+	} else if a.Status != http.StatusInternalServerError || a.ErrorCode != 300 || !strings.Contains(a.Cause, f.reason) || strings.Contains(a.Cause, ".tmp-") {
+		f.Errorf("a refused change is answered with %d %d %s (%s)", a.Status, a.ErrorCode, a.Message, a.Cause)
+	}
+	return a
+}
+
+// exhaust makes changes until not even a small one finds room in what the log has set aside.
+func (f *filling) exhaust() (refused answer) {
+	f.Helper()
+	for _, size := range []int{100 << 10, 10 << 10, 1 << 10, 0} {
+		for refused = f.put(size); refused.ErrorCode == 0; refused = f.put(size) {
+		}
+	}
+	return refused
+}
+
+// check says whether the tree is what was acknowledged, and whether the daemon serves.
+func (f *filling) check(when string) {
+	f.Helper()
+	if !maps.Equal(f.tree("/full"), f.want) {
+		f.Errorf("%s the tree is not what was acknowledged", when)
+	}
+	if a := f.must(http.MethodGet, "/full/0"); a.Node.value() != f.want["/full/0"] {
+		f.Errorf("%s a read without a quorum finds something else", when)
+	}
+	if status := f.api(http.MethodGet, "/containers/json", "", &[]any{}); status != http.StatusOK {
+		f.Errorf("%s the Docker API answers with status %d", when, status)
+	}
+}
+
+// checkRefused is check while the disk takes no writes; the doctor tells of it.
+func (f *filling) checkRefused(when string) {
+	f.Helper()
+	f.check(when)
+	if got := f.doctor(); !strings.Contains(got, "Problems:") || !strings.Contains(got, f.reason) {
+		f.Errorf("%s the doctor says %s", when, got)
+	}
+}
+
+// recovers checks that changes are taken again, and that a kill loses nothing.
+func (f *filling) recovers() {
+	f.Helper()
+	for range 3 {
+		if a := f.put(100 << 10); a.ErrorCode != 0 {
+			f.Fatalf("with room again: %s (%s)", a.Message, a.Cause)
+		}
+	}
+	if got := f.doctor(); strings.Contains(got, "Problems:") {
+		f.Errorf("with room again the doctor says %s", got)
+	}
+	f.check("with room again")
+	f.restart()
+	f.check("after a kill")
+}
+
+// TestDiskFull: on a full disk a change is refused with the reason, and everything else goes on; nothing that was
+// acknowledged is lost, neither when there is room again nor when the daemon is killed there.
 func TestDiskFull(t *testing.T) {
-	h := newHost(t)
-	h.smallDisk("64M")
-	h.start()
-	const reason = "no space left on device"
-	want := map[string]string{}
-	put := func(i, size int) answer {
-		t.Helper()
-		key, value := fmt.Sprintf("/full/%d", i), fmt.Sprint(i, strings.Repeat("x", size))
-		a, err := h.request(http.MethodPut, key, form("value", value))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if a.ErrorCode == 0 {
-			want[key] = value
-		} else if a.Status != http.StatusInternalServerError || a.ErrorCode != 300 || !strings.Contains(a.Cause, reason) {
-			t.Errorf("on a full disk: %d %d %s (%s)", a.Status, a.ErrorCode, a.Message, a.Cause)
-		}
-		return a
-	}
-	const size = 100 << 10
-	put(0, size)
-	ballast := hostile.FillDisk(t, h.Roots.Data)
-	i := 1
-	for _, size := range []int{size, size / 10, size / 100, 0} {
-		for ; put(i, size).ErrorCode == 0; i++ { // what the log has set aside
-		}
-	}
-	refused := put(i, 0)
-	t.Logf("%d changes found room; then: %s (%s)", i-1, refused.Message, refused.Cause)
-
-	check := func(when string) {
-		t.Helper()
-		if !maps.Equal(h.tree("/full"), want) {
-			t.Errorf("%s the tree is not what was acknowledged", when)
-		}
-	}
-	check("on the full disk")
-	if a := h.must(http.MethodGet, "/full/0"); a.Node.value() != want["/full/0"] {
-		t.Error("a read without a quorum on the full disk")
-	}
-	if status := h.api(http.MethodGet, "/containers/json", "", &[]any{}); status != http.StatusOK {
-		t.Errorf("the Docker API on the full disk: %d", status)
-	}
-	if got := h.doctor(); !strings.Contains(got, "Problems:") || !strings.Contains(got, reason) {
-		t.Errorf("the doctor on the full disk: %s", got)
-	}
-
-	// A start there writes nothing that it could do without, even when the address has changed that the tree holds.
-	h.stop(syscall.SIGKILL)
-	h.listen = fmt.Sprintf("127.0.0.1:%d", 2378+hosts.Add(1))
-	h.Flags[len(h.Flags)-1] = h.listen
-	h.start()
-	check("after a start on the full disk")
-	put(i, size)
-
+	f := &filling{host: newHost(t), want: map[string]string{}, reason: "no space left on device"}
+	f.smallDisk(f.Roots.Data, "64M")
+	f.start()
+	f.put(100 << 10)
+	ballast := hostile.FillDisk(t, f.Roots.Data)
+	refused := f.exhaust()
+	t.Logf("%d changes found room; then: %s (%s)", f.next-1, refused.Message, refused.Cause)
+	f.checkRefused("on the full disk")
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
+	f.recovers()
+
+	hostile.FillDisk(t, f.Roots.Data)
+	f.exhaust()
+	f.stop(syscall.SIGKILL)
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	f.start()
+	f.recovers()
+}
+
+// TestLogsDiskFull: where only the log's disk is full the daemon starts, too, even when it cannot write the address that it
+// has now.
+func TestLogsDiskFull(t *testing.T) {
+	f := &filling{host: newHost(t), want: map[string]string{}, reason: "no space left on device"}
+	f.smallDisk(f.cluster(), "32M")
+	f.start()
+	f.put(100 << 10)
+	ballast := hostile.FillDisk(t, f.cluster())
+	f.exhaust()
+	f.restart()
+	f.check("after a start on the full disk")
+	f.exhaust() // what the write that failed left counts as set aside after a start
+	f.checkRefused("on the full disk")
+	f.stop(syscall.SIGKILL)
+	f.listen = fmt.Sprintf("127.0.0.1:%d", 2378+hosts.Add(1))
+	f.Flags[len(f.Flags)-1] = f.listen
+	f.start()
+	f.checkRefused("after a start at another address")
+	if log, err := os.ReadFile(f.Log); err != nil || !bytes.Contains(log, []byte("list this host as it was before")) {
+		t.Errorf("the start does not say that it could not write its address (%v)", err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	f.recovers()
+}
+
+// TestDiskTurnsReadOnly: when the log's disk stops taking writes, as ext4 does after an error, changes are refused with the
+// reason, and everything else goes on; once the disk is mounted anew and the daemon started, nothing that was acknowledged
+// is lost.
+func TestDiskTurnsReadOnly(t *testing.T) {
+	f := &filling{host: newHost(t), want: map[string]string{}, reason: "read-only file system"}
+	device := f.smallDisk(f.cluster(), "32M")
+	f.start()
+	f.put(100)
+	if err := os.WriteFile("/sys/fs/ext4/"+device+"/trigger_fs_error", []byte("a test"), 0); err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
-		if a := put(i, size); a.ErrorCode != 0 {
-			t.Fatalf("with room again: %s (%s)", a.Message, a.Cause)
+		if a := f.put(0); a.ErrorCode == 0 {
+			t.Error("a change was acknowledged on a disk that takes no writes")
 		}
-		i++
 	}
-	if got := h.doctor(); strings.Contains(got, "Problems:") {
-		t.Errorf("the doctor with room again: %s", got)
-	}
-	check("with room again")
-	h.restart()
-	check("after a kill")
+	f.checkRefused("on a disk that takes no writes")
+	f.stop(syscall.SIGKILL)
+	f.refuses(f.cluster(), f.reason)
+	scratch.Run(t, "umount", f.cluster())
+	scratch.Run(t, "mount", "-o", "loop", filepath.Join(filepath.Dir(f.Socket), "disk"), f.cluster())
+	f.start()
+	f.recovers()
 }
 
 // TestReadOnlyDisk: on a disk that takes no writes the start is refused with the reason, and nothing is lost by it.
