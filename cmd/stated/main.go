@@ -48,6 +48,6 @@ func rootCommand() *cobra.Command {
 	}
 	root.PersistentFlags().StringP("host", "H", "", "address of the daemon (default: STATED_HOST, DOCKER_HOST, then unix:///run/stated/stated.sock)")
 	root.AddCommand(daemonCommand(), versionCommand(), phasesCommand(), infoCommand(),
-		doctorCommand(), adoptCommand(), handbackCommand(), cleanupCommand(), volumeCommand())
+		doctorCommand(), adoptCommand(), handbackCommand(), cleanupCommand(), volumeCommand(), kvCommand())
 	return root
 }
