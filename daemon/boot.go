@@ -24,6 +24,7 @@ import (
 
 	apicontainers "stated.dev/stated/api/router/containers"
 	apiimages "stated.dev/stated/api/router/images"
+	apikeys "stated.dev/stated/api/router/keys"
 	apinetworks "stated.dev/stated/api/router/networks"
 	apisystem "stated.dev/stated/api/router/system"
 	"stated.dev/stated/api/router/unbuilt"
@@ -559,6 +560,7 @@ func (d *Daemon) serve(context.Context) (io.Closer, error) {
 	d.server.Handle(apinetworks.Routes(networkBackend{d.networks, d.containers}))
 	d.server.Handle(apisystem.Routes(d.system))
 	d.server.Handle(apisystem.DoctorRoutes(d))
+	d.server.Handle(apikeys.Routes(d.keys))
 	d.server.Handle(unbuilt.Routes())
 	return nil, nil
 }

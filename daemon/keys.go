@@ -14,6 +14,8 @@ import (
 	"os"
 	"sync"
 
+	apikeys "stated.dev/stated/api/router/keys"
+	"stated.dev/stated/api/types"
 	"stated.dev/stated/cluster/raft"
 	"stated.dev/stated/kvstore"
 	kvhttp "stated.dev/stated/kvstore/http"
@@ -113,6 +115,20 @@ func (k *keyTree) Close() error {
 	return err
 }
 
+// ExportKeys is for the API.
+func (k *keyTree) ExportKeys(ctx context.Context) ([]byte, error) {
+	return kvhttp.Export(ctx, k.replica)
+}
+
+// ImportKeys is for the API.
+func (k *keyTree) ImportKeys(ctx context.Context, req apikeys.ImportRequest) (types.KeyImport, error) {
+	done, err := kvhttp.Import(ctx, k.replica, kvhttp.ImportRequest{Document: req.Document, Replace: req.Replace})
+	if errors.Is(err, kvstore.ErrHasKeys) {
+		err = fmt.Errorf("%w: to lose them for those of the document, import with --replace (replace=1)", err)
+	}
+	return types.KeyImport{Keys: done.Keys, Directories: done.Directories, Index: done.Index}, err
+}
+
 // listenKeys opens the key tree's own socket; nil if it has none. What is on the loopback address needs no TLS, as with an
 // etcd: keys are not root's power.
 func listenKeys(ctx context.Context, o keyTreeOptions) (net.Listener, error) {
@@ -183,8 +199,8 @@ func reachable(addr net.Addr) string {
 // machine is the key tree as the log knows it.
 type machine struct{ replica *kvstore.Replica }
 
-// keysVersion is that of the key tree's sections in snapshots.
-const keysVersion = 1
+// keysVersion is that of the key tree's sections in snapshots. The first had no imports.
+const keysVersion = 2
 
 func (m machine) Apply(_ uint64, command []byte) any { return m.replica.Apply(command) }
 
@@ -198,7 +214,7 @@ func (m machine) Snapshot() (raft.Section, error) {
 }
 
 func (m machine) Restore(version uint32, r io.Reader) error {
-	if version != keysVersion {
+	if version < 1 || version > keysVersion {
 		return fmt.Errorf("the key tree's snapshot has version %d: %w", version, raft.ErrVersion)
 	}
 	return m.replica.Restore(r)

@@ -10,7 +10,7 @@ import (
 func Rechecksum(b []byte) []byte {
 	b = slices.Clone(b)
 	for at := 0; at+8 <= len(b); {
-		if at+5 <= len(b) && (string(b[at:at+5]) == streamMagic || string(b[at:at+5]) == replicaMagic) {
+		if at+5 <= len(b) && (string(b[at:at+5]) == streamMagic || string(b[at:at+5]) == replicaMagic || string(b[at:at+5]) == replicaFirst) {
 			at += 5
 			continue
 		}

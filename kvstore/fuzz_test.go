@@ -15,6 +15,7 @@ func FuzzDecodeCommand(f *testing.F) {
 	f.Add(kvstore.Command{Op: kvstore.OpCreate, Path: "q", Unique: true, Dir: true, Estimate: true}.Append(nil))
 	f.Add(kvstore.Command{Op: kvstore.OpCompareAndDelete, PrevIndex: 1 << 40, PrevValue: "x"}.Append(nil))
 	f.Add(kvstore.Command{Op: kvstore.OpExpire, Time: noon, Refresh: true, Recursive: true}.Append(nil))
+	f.Add(kvstore.Command{Op: kvstore.OpImport, Path: "/0", Piece: kvstore.Piece{Import: 1, Number: 0, Count: 1, Data: "stkv", Replace: true}}.Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := newReplica(1, func() time.Time { return noon }, t.Output())
 		r.Apply(kvstore.Command{Op: kvstore.OpSet, Path: "/1/a/b", Value: "v", Expire: noon}.Append(nil))
@@ -55,6 +56,11 @@ func FuzzRecovery(f *testing.F) {
 		if s.Recovery(b) == nil {
 			checkSound(t, s)
 		}
+		r := newReplica(1, func() time.Time { return noon }, t.Output())
+		newLog(true, r)
+		if _, err := r.Import(t.Context(), kvstore.ImportRequest{Document: b, Keep: "/0"}); err == nil {
+			checkSound(t, r.Store())
+		}
 	})
 }
 
@@ -86,6 +92,7 @@ func FuzzRestore(f *testing.F) {
 		c.Client, c.Sequence, c.Time = 1, uint64(i), noon
 		r.Apply(c.Append(nil))
 	}
+	r.Apply(kvstore.Command{Op: kvstore.OpImport, Piece: kvstore.Piece{Import: 5, Count: 2, Data: "stkv"}}.Append(nil))
 	for _, write := range []func(*bytes.Buffer) (int64, error){
 		func(b *bytes.Buffer) (int64, error) { return r.Store().Snapshot().WriteTo(b) },
 		func(b *bytes.Buffer) (int64, error) { return r.Snapshot().WriteTo(b) },

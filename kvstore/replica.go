@@ -52,6 +52,8 @@ type Replica struct {
 	attached bool
 	sessions map[uint64]*session
 	applied  uint64 // commands so far, which orders sessions by their last use
+	// An import under way is a part of the state: the hosts have the same pieces.
+	importing importing
 
 	proposals sync.Mutex // guards what follows; never held over a proposal
 	next      uint64     // the next sequence
@@ -235,6 +237,9 @@ func (r *Replica) Apply(command []byte) any {
 }
 
 func (r *Replica) carryOut(c *Command) *Result {
+	if c.Op == OpImport {
+		return r.importPiece(c)
+	}
 	result := &Result{}
 	e, err := r.store.apply(c)
 	result.Event = e
@@ -324,6 +329,8 @@ type ReplicaSnapshot struct {
 	store    *Snapshot
 	applied  uint64
 	sessions []savedSession
+	// Its pieces never change.
+	importing importing
 }
 
 type savedSession struct {
@@ -335,7 +342,7 @@ type savedSession struct {
 func (r *Replica) Snapshot() *ReplicaSnapshot {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := &ReplicaSnapshot{store: r.store.Snapshot(), applied: r.applied}
+	p := &ReplicaSnapshot{store: r.store.Snapshot(), applied: r.applied, importing: r.importing}
 	for client, s := range r.sessions {
 		results := make(map[uint64]*Result, len(s.results))
 		for sequence, result := range s.results {
@@ -352,10 +359,14 @@ func (p *ReplicaSnapshot) Index() uint64 { return p.store.Index() }
 // Release lets go of the state.
 func (p *ReplicaSnapshot) Release() {
 	p.store.Release()
-	p.sessions = nil
+	p.sessions, p.importing = nil, importing{}
 }
 
-const replicaMagic = "stkr\x01"
+// The version before has no import under way.
+const (
+	replicaMagic = "stkr\x02"
+	replicaFirst = "stkr\x01"
+)
 
 // The kinds of results.
 const (
@@ -381,6 +392,7 @@ func (p *ReplicaSnapshot) WriteTo(w io.Writer) (int64, error) {
 			c.next()
 		}
 	}
+	p.importing.writeTo(&c)
 	c.flush()
 	c.chunk(nil)
 	if c.err != nil {
@@ -424,7 +436,7 @@ func (d *decoder) result() *Result {
 // Restore replaces the replica's state. When the stream is damaged the replica stays as it was.
 func (r *Replica) Restore(rd io.Reader) error {
 	br := bufio.NewReaderSize(rd, chunkSize)
-	applied, sessions, err := readSessions(br)
+	applied, sessions, importing, err := readSessions(br)
 	var c content
 	var clock time.Time
 	if err == nil {
@@ -435,46 +447,51 @@ func (r *Replica) Restore(rd io.Reader) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.applied, r.sessions = applied, sessions
+	r.applied, r.sessions, r.importing = applied, sessions, importing
 	r.store.replace(c, clock)
 	r.wakeRun()
 	return nil
 }
 
-func readSessions(br *bufio.Reader) (applied uint64, sessions map[uint64]*session, err error) {
+func readSessions(br *bufio.Reader) (applied uint64, sessions map[uint64]*session, under importing, err error) {
 	magic := make([]byte, len(replicaMagic))
 	if _, err := io.ReadFull(br, magic); err != nil {
-		return 0, nil, noEOF(err)
+		return 0, nil, importing{}, noEOF(err)
 	}
-	if string(magic) != replicaMagic {
-		return 0, nil, errors.New("it is no snapshot of a replica, or one of a version that is not known here")
+	if string(magic) != replicaMagic && string(magic) != replicaFirst {
+		return 0, nil, importing{}, errors.New("it is no snapshot of a replica, or one of a version that is not known here")
 	}
 	c := chunks{r: br}
 	if err := c.need(); err != nil {
-		return 0, nil, err
+		return 0, nil, importing{}, err
 	}
 	applied = c.d.uvarint()
 	sessions = make(map[uint64]*session)
 	for n := c.d.uvarint(); n > 0 && c.d.err == nil; n-- {
 		if err := c.need(); err != nil {
-			return 0, nil, err
+			return 0, nil, importing{}, err
 		}
 		client := c.d.uvarint()
 		s := &session{acked: c.d.uvarint(), used: c.d.uvarint(), results: make(map[uint64]*Result)}
 		for results := c.d.uvarint(); results > 0 && c.d.err == nil; results-- {
 			if err := c.need(); err != nil {
-				return 0, nil, err
+				return 0, nil, importing{}, err
 			}
 			sequence := c.d.uvarint()
 			s.results[sequence] = c.d.result()
 		}
 		sessions[client] = s
 	}
+	if c.d.err == nil && string(magic) == replicaMagic {
+		if err := under.read(&c); err != nil {
+			return 0, nil, importing{}, err
+		}
+	}
 	if c.d.err != nil {
-		return 0, nil, c.d.err
+		return 0, nil, importing{}, c.d.err
 	}
 	if ok, err := c.more(); err != nil || ok {
-		return 0, nil, errors.Join(err, errors.New("there is something behind the sessions"))
+		return 0, nil, importing{}, errors.Join(err, errors.New("there is something behind the sessions"))
 	}
-	return applied, sessions, nil
+	return applied, sessions, under, nil
 }

@@ -31,6 +31,7 @@ const (
 	OpDelete           Op = 5
 	OpCompareAndDelete Op = 6
 	OpExpire           Op = 7 // removes all keys that are due at Time
+	OpImport           Op = 8 // a piece of an import; the last one replaces the tree but for the directory Path
 )
 
 // Command is one change. What it does depends on the command and on the store before it, and on nothing else, as long as
@@ -58,6 +59,8 @@ type Command struct {
 	// result. A Client of 0 has no name. Acked says that the client awaits no result of a sequence below it.
 	Client, Sequence, Acked uint64
 
+	Piece Piece // import
+
 	// TTL, when not nil, replaces Expire by Time plus TTL. It is not encoded: Replica.Do and Store.Do set Expire first.
 	TTL *time.Duration
 }
@@ -78,6 +81,7 @@ const (
 	hasPrevIndex
 	hasTime
 	hasName
+	hasPiece
 	commandBits = iota
 )
 
@@ -89,7 +93,8 @@ func (c Command) Append(b []byte) []byte {
 	}
 	bits := uint64(0)
 	for bit, set := range [commandBits]bool{c.Dir, c.Unique, c.Recursive, c.Refresh, c.Estimate, c.Value != "", !c.Expire.IsZero(),
-		c.PrevValue != "", c.PrevIndex != 0, !c.Time.IsZero(), c.Client != 0 || c.Sequence != 0 || c.Acked != 0} {
+		c.PrevValue != "", c.PrevIndex != 0, !c.Time.IsZero(), c.Client != 0 || c.Sequence != 0 || c.Acked != 0,
+		c.Op == OpImport} {
 		bits |= flag(set) << bit
 	}
 	b = append(b, commandVersion, byte(c.Op))
@@ -114,6 +119,12 @@ func (c Command) Append(b []byte) []byte {
 		b = binary.AppendUvarint(b, c.Client)
 		b = binary.AppendUvarint(b, c.Sequence)
 		b = binary.AppendUvarint(b, c.Acked)
+	}
+	if bits&hasPiece != 0 {
+		b = binary.AppendUvarint(b, c.Piece.Import)
+		b = binary.AppendUvarint(b, c.Piece.Number)
+		b = binary.AppendUvarint(b, c.Piece.Count<<1|flag(c.Piece.Replace))
+		b = appendString(b, c.Piece.Data)
 	}
 	return b
 }
@@ -147,13 +158,21 @@ func DecodeCommand(b []byte) (Command, error) {
 	if bits&hasName != 0 {
 		c.Client, c.Sequence, c.Acked = d.uvarint(), d.uvarint(), d.uvarint()
 	}
+	if bits&hasPiece != 0 {
+		c.Piece.Import, c.Piece.Number = d.uvarint(), d.uvarint()
+		count := d.uvarint()
+		c.Piece.Count, c.Piece.Replace = count>>1, count&1 != 0
+		c.Piece.Data = d.string()
+	}
 	switch {
 	case d.err != nil:
 		return Command{}, d.err
 	case len(d.b) > 0 || bits>>commandBits != 0:
 		return Command{}, errors.New("decode a command of the key store: it has parts that are not known here")
-	case c.Op < OpCreate || c.Op > OpExpire:
+	case c.Op < OpCreate || c.Op > OpImport:
 		return Command{}, errors.New("decode a command of the key store: its operation is not known here")
+	case (c.Op == OpImport) != (bits&hasPiece != 0), c.Op == OpImport && c.Piece.Import == 0:
+		return Command{}, errors.New("decode a command of the key store: a piece of an import is missing, or is where none belongs")
 	}
 	return c, nil
 }

@@ -117,6 +117,15 @@ func (h *hub) remove(w *Watcher) {
 	h.count--
 }
 
+// endAll ends all watchers.
+func (h *hub) endAll(reason error) {
+	for _, list := range h.paths {
+		for i := len(list) - 1; i >= 0; i-- { // the last one's end moves nobody
+			list[i].end(reason)
+		}
+	}
+}
+
 // notify tells the watchers of the event's key and of all directories above it.
 func (h *hub) notify(e *Event) {
 	if h.count == 0 {

@@ -94,3 +94,10 @@ type VolumeImport struct {
 	Bytes   int64
 	LeftOut []string // what the export had left out, and the file system here does not take
 }
+
+// KeyImport is the answer of POST /stated/kv/import.
+type KeyImport struct {
+	Keys        int // that were brought
+	Directories int
+	Index       uint64 // of the tree now
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -18,7 +19,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"stated.dev/stated/api/types"
 	"stated.dev/stated/kvstore"
+	"stated.dev/stated/kvstore/etcdfile"
 )
 
 // kvRefused is the exit code when the key tree has answered with an error, as etcdctl's is.
@@ -33,7 +36,7 @@ func kvCommand() *cobra.Command {
 Exit code 0 says that it was done, 4 that the key tree refused it, 1 anything else.`,
 	}
 	cmd.PersistentFlags().String("user", "", "NAME:PASSWORD, where auth is on (default: STATED_KV_USER)")
-	cmd.AddCommand(kvGetCommand(), kvSetCommand(), kvMakeCommand(), kvRemoveCommand(), kvListCommand(), kvWatchCommand())
+	cmd.AddCommand(kvGetCommand(), kvSetCommand(), kvMakeCommand(), kvRemoveCommand(), kvListCommand(), kvWatchCommand(), kvExportCommand(), kvImportCommand())
 	return cmd
 }
 
@@ -388,6 +391,74 @@ func (w *kvWatch) follow(ctx context.Context) (n int, err error) {
 			return n, err
 		}
 	}
+}
+
+func kvExportCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export [FILE|-]",
+		Short: "Write the whole key tree to a JSON document that import takes",
+		Long: `Writes the whole key tree, with its indexes, times to live, history, users and roles, as one JSON document, in the form in which
+an etcd keeps its v2 store. The passwords in it are hashes; guard it all the same.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			resp, err := c.send(cmd.Context(), http.MethodGet, "/stated/kv/export", nil)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			file := strings.Join(args, "")
+			if file == "-" {
+				file = ""
+			}
+			if err := writeExport(cmd.OutOrStdout(), file, resp.Body); err != nil {
+				return fmt.Errorf("the export broke off: %w", err)
+			}
+			return nil
+		},
+	}
+}
+
+func kvImportCommand() *cobra.Command {
+	var replace bool
+	cmd := &cobra.Command{
+		Use:   "import FILE|DIRECTORY|-",
+		Short: "Replace the key tree by an export, or by the v2 keys of an etcd",
+		Long: `Replaces keys, users and roles by those of a document that export wrote, or of an etcd: the snapshot of its v2 store
+(member/snap/*.snap), its data directory after it was stopped, or a backup of that (ETCDCTL_API=2 etcdctl backup). It is done
+wholly or not at all. A tree that has keys is left alone, unless --replace is given. Watches end.
+
+Indexes and times to live stay what they were. Members are not imported.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var document []byte
+			var err error
+			if args[0] == "-" {
+				document, err = etcdfile.ReadFrom(cmd.InOrStdin())
+			} else {
+				document, err = etcdfile.Read(args[0])
+			}
+			if err != nil {
+				return fmt.Errorf("import keys: %w", err)
+			}
+			c, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			var done types.KeyImport
+			query := url.Values{"replace": {strconv.FormatBool(replace)}}
+			if err := c.do(cmd.Context(), http.MethodPost, "/stated/kv/import?"+query.Encode(), bytes.NewReader(document), &done); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d keys and %d directories; the tree's index is %d\n", done.Keys, done.Directories, done.Index)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&replace, "replace", false, "also when the tree has keys, users or roles, which are lost")
+	return cmd
 }
 
 // kvClient speaks the key tree's API.
