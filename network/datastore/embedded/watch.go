@@ -1,0 +1,189 @@
+package embedded
+
+import (
+	"errors"
+	"time"
+
+	"github.com/docker/libkv/store"
+
+	"stated.dev/stated/kvstore"
+)
+
+// Watch delivers the key as it is, and then after every change; a pair without a value says that it was deleted. A reader that
+// is slow does not make it miss changes as long as the tree knows them; after that, and after the tree was replaced, it
+// goes on with the key as it is. The channel is closed when stop is, or with Close. The key has to be there.
+func (s *Store) Watch(key string, stop <-chan struct{}) (<-chan *store.KVPair, error) {
+	e, err := s.get(key, kvstore.GetRequest{})
+	if err != nil {
+		return nil, failure("watch", key, err)
+	}
+	out := make(chan *store.KVPair)
+	send := func(p *store.KVPair) bool {
+		select {
+		case out <- p:
+			return true
+		case <-stop:
+		case <-s.ctx.Done():
+		}
+		return false
+	}
+	w := follower{Store: s, key: key, stop: stop, next: e.EtcdIndex + 1,
+		event: func(e *kvstore.Event) bool {
+			if e.Node.Key != s.full(key) { // a directory above was removed
+				return send(&store.KVPair{Key: s.key(s.full(key)), LastIndex: e.Index()})
+			}
+			p := s.pair(e.Node)
+			if removes(e) {
+				p.Value = nil
+			}
+			return send(p)
+		},
+		again: func() (uint64, bool, error) {
+			e, err := s.get(key, kvstore.GetRequest{})
+			switch {
+			case err == nil:
+				return e.EtcdIndex, send(s.pair(e.Node)), nil
+			case errors.Is(failure("watch", key, err), store.ErrKeyNotFound):
+				var gone *kvstore.Error
+				errors.As(err, &gone)
+				return gone.Index, send(&store.KVPair{Key: s.key(s.full(key)), LastIndex: gone.Index}), nil
+			}
+			return 0, true, err
+		}}
+	first := s.pair(e.Node)
+	err = s.begin(func() {
+		defer close(out)
+		if send(first) {
+			w.run(false)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func removes(e *kvstore.Event) bool {
+	return e.Action == kvstore.ActionDelete || e.Action == kvstore.ActionExpire || e.Action == kvstore.ActionCompareAndDelete
+}
+
+// WatchTree delivers what is directly in a directory, and that again after every change below it. Changes that come while the reader
+// is busy are told by one list. A directory that is removed has an empty list. The channel is closed when stop is, or with
+// Close. The directory has to be there.
+func (s *Store) WatchTree(dir string, stop <-chan struct{}) (<-chan []*store.KVPair, error) {
+	first, index, err := s.list(dir)
+	if err != nil {
+		return nil, err
+	}
+	out := make(chan []*store.KVPair)
+	send := func(pairs []*store.KVPair) bool {
+		select {
+		case out <- pairs:
+			return true
+		case <-stop:
+		case <-s.ctx.Done():
+		}
+		return false
+	}
+	again := func() (uint64, bool, error) {
+		pairs, index, err := s.list(dir)
+		if errors.Is(err, store.ErrKeyNotFound) {
+			pairs, index, err = []*store.KVPair{}, s.tree.Store().Index(), nil
+		}
+		return index, err != nil || send(pairs), err
+	}
+	w := follower{Store: s, key: dir, stop: stop, next: index + 1, again: again}
+	err = s.begin(func() {
+		defer close(out)
+		if send(first) {
+			w.run(true)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// follower follows one watch of the tree after another.
+type follower struct {
+	*Store
+	key  string
+	stop <-chan struct{}
+	next uint64 // the first index that was not told
+
+	event func(e *kvstore.Event) bool // tells of one event, and whether to go on; nil when again does
+	// again tells of the present state: its index, and whether to go on. An error that is not the tree's answer is
+	// tried again.
+	again func() (index uint64, on bool, err error)
+}
+
+// run ends with stop or Close.
+func (f *follower) run(recursive bool) {
+	for pause := 100 * time.Millisecond; ; {
+		w, err := f.tree.Store().Watch(f.full(f.key), kvstore.WatchRequest{Recursive: recursive, Stream: true, Since: f.next})
+		if err == nil {
+			on := f.copy(w)
+			w.Close()
+			if !on {
+				return
+			}
+			if err = w.Reason(); errors.Is(err, kvstore.ErrSlowWatcher) {
+				continue // from where it was; the history has the rest
+			}
+		}
+		// What happened cannot be told any more, but what there is.
+		index, on, err := f.again()
+		if !on {
+			return
+		}
+		if err == nil {
+			f.next, pause = index+1, 100*time.Millisecond
+			continue
+		}
+		f.o.OnError(f.key, failure("watch", f.key, err))
+		select {
+		case <-time.After(pause):
+		case <-f.stop:
+			return
+		case <-f.ctx.Done():
+			return
+		}
+		pause = min(2*pause, 30*time.Second)
+	}
+}
+
+// copy tells of a watcher's events until it ends, and whether to go on then.
+func (f *follower) copy(w *kvstore.Watcher) (on bool) {
+	for {
+		select {
+		case e, open := <-w.Events():
+			if !open {
+				return true
+			}
+			if e.Index() < f.next {
+				continue // a list has told it
+			}
+			f.next = e.Index() + 1
+			if f.event != nil {
+				if !f.event(e) {
+					return false
+				}
+				continue
+			}
+			index, on, err := f.again()
+			if !on {
+				return false
+			}
+			if err != nil {
+				f.next = e.Index() // it is still to be told
+				return true
+			}
+			f.next = max(f.next, index+1)
+		case <-f.stop:
+			return false
+		case <-f.ctx.Done():
+			return false
+		}
+	}
+}
