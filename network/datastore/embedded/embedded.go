@@ -108,12 +108,18 @@ func (s *Store) key(full string) string {
 func (s *Store) do(c kvstore.Command) (*kvstore.Event, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.o.Timeout)
 	defer cancel()
+	if s.ctx.Err() != nil {
+		return nil, errClosed
+	}
 	return s.tree.Do(ctx, c)
 }
 
 func (s *Store) get(key string, g kvstore.GetRequest) (*kvstore.Event, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.o.Timeout)
 	defer cancel()
+	if s.ctx.Err() != nil {
+		return nil, errClosed
+	}
 	return s.tree.Get(ctx, s.full(key), g)
 }
 
@@ -128,6 +134,9 @@ func code(err error) int {
 
 // failure is a tree's error as a user of libkv knows it.
 func failure(what, key string, err error) error {
+	if errors.Is(err, store.ErrNotReachable) {
+		return fmt.Errorf("%s %s: %w", what, key, err)
+	}
 	switch code(err) {
 	case 0, kvstore.CodeRaftInternal, kvstore.CodeLeaderElection:
 		return fmt.Errorf("%s %s: %w: %w", what, key, store.ErrNotReachable, err)

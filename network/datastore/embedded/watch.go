@@ -141,6 +141,9 @@ func (f *follower) run(recursive bool) {
 			f.next, pause = index+1, 100*time.Millisecond
 			continue
 		}
+		if f.ctx.Err() != nil {
+			return
+		}
 		f.o.OnError(f.key, failure("watch", f.key, err))
 		select {
 		case <-time.After(pause):
