@@ -1,11 +1,13 @@
-// Command bench measures stated beside a real dockerd, operation by operation in alternating rounds, and prints a
-// table: operation, medians of both, the limit measured on this machine, the ratio and the goal.
+// Command bench measures stated beside a real dockerd, and its key tree beside a real etcd, operation by operation in
+// alternating rounds, and prints a table for each: operation, medians of both, the limit measured on this machine, the
+// ratio and the goal.
 //
 // It runs inside network and mount namespaces of its own; run.sh makes them. Both daemons share the machine with the
 // benchmark, so only the ratios mean something elsewhere.
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,8 +24,11 @@ import (
 
 // bench is one run of the program.
 type bench struct {
-	peers  [2]*peer // stated, dockerd
+	peers  [2]*peer // stated, dockerd; the second is nil when only the key tree is measured
 	runc   string
+	stated string // binary
+	etcd   string // binary
+	trees  string // binary that measures trees in memory
 	image  string // tar of the busybox root
 	dir    string
 	tree   string // root of dockerd's chroot
@@ -40,30 +45,40 @@ type row struct {
 	values  [2]float64
 	limit   float64 // 0: none was measured
 	limitOf string
-	goal    float64 // of the ratio; 0: only measured
-	more    bool    // higher is better, and so is a higher ratio
-	// goalOfLimit makes goal one of stated's value by the limit.
-	goalOfLimit bool
+	goal    float64 // 0: only measured
+	goalOf  goalOf
+	more    bool   // higher is better, and so is a higher ratio
+	against string // the peer, when it is not dockerd
 }
+
+// goalOf says what a goal is a multiple of.
+type goalOf int
+
+const (
+	ofPeer  goalOf = iota // of the peer's value
+	ofLimit               // of the limit
+	ofUnit                // of nothing: it is a value
+)
 
 func main() {
 	var b bench
-	stated := flag.String("stated", "", "stated binary")
-	tree := flag.String("dockerd-tree", "", "root of the tree that holds dockerd")
+	flag.StringVar(&b.stated, "stated", "", "stated binary")
+	flag.StringVar(&b.tree, "dockerd-tree", "", "root of the tree that holds dockerd")
 	flag.StringVar(&b.runc, "runc", "", "runc binary")
+	flag.StringVar(&b.etcd, "etcd", "", "etcd binary")
+	flag.StringVar(&b.trees, "trees", "", "binary of contrib/bench/v2store")
 	flag.StringVar(&b.image, "image", "", "tar of the image to run")
 	flag.IntVar(&b.rounds, "rounds", 7, "rounds of each measurement")
 	flag.Int64Var(&b.treeSize, "tree", 1000, "size in MiB of the tree that is copied into volumes")
-	only := flag.String("only", "", "comma-separated parts to run: api, run, images, volumes, copyup, start, live, flushes (default: all)")
+	only := flag.String("only", "", "comma-separated parts to run: api, run, images, volumes, copyup, start, live, flushes, keys (default: all)")
 	flag.Parse()
-	if err := b.run(*stated, *tree, *only); err != nil {
+	if err := b.run(*only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func (b *bench) run(stated, tree, only string) (err error) {
-	b.tree = tree
+func (b *bench) run(only string) (err error) {
 	if b.dir, err = os.MkdirTemp("", "stated-bench-"); err != nil {
 		return err
 	}
@@ -73,20 +88,25 @@ func (b *bench) run(stated, tree, only string) (err error) {
 			return err
 		}
 	}
-	b.peers[0] = newStated(filepath.Join(b.dir, "stated"), stated)
-	if b.peers[1], err = newDockerd(filepath.Join(b.dir, "dockerd"), tree); err != nil {
-		return err
+	b.peers[0] = newStated(filepath.Join(b.dir, "stated"), b.stated)
+	wanted := func(part string) bool { return only == "" || slices.Contains(strings.Split(only, ","), part) }
+	if only != "keys" {
+		if b.peers[1], err = newDockerd(filepath.Join(b.dir, "dockerd"), b.tree); err != nil {
+			return err
+		}
 	}
 	parts := []struct {
 		name string
 		do   func() error
-	}{{"start", b.startEmpty}, {"images", b.images}, {"volumes", b.volumes}, {"copyup", b.copyUp}, {"api", b.api}, {"run", b.containers}, {"flushes", b.countFlushes}, {"live", b.live}, {"start", b.startFull}}
+	}{{"keys", b.keys}, {"start", b.startEmpty}, {"images", b.images}, {"volumes", b.volumes}, {"copyup", b.copyUp}, {"api", b.api}, {"run", b.containers}, {"flushes", b.countFlushes}, {"live", b.live}, {"start", b.startFull}}
 	// Every part but the starts needs daemons that run and have the image.
-	if err := b.each(func(p *peer) error { return b.prepare(p) }); err != nil {
-		return err
+	if only != "keys" {
+		if err := b.each(func(p *peer) error { return b.prepare(p) }); err != nil {
+			return err
+		}
 	}
 	for _, part := range parts {
-		if only != "" && !slices.Contains(strings.Split(only, ","), part.name) {
+		if !wanted(part.name) {
 			continue
 		}
 		fmt.Fprintln(os.Stderr, "measuring:", part.name)
@@ -149,35 +169,52 @@ func (b *bench) cleanUp() error {
 
 func (b *bench) add(r row) { b.rows = append(b.rows, r) }
 
-// print writes the table in Markdown.
+// print writes a table in Markdown for each peer.
 func (b *bench) print() {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 1, ' ', 0)
-	fmt.Fprintln(w, "| operation\t| stated\t| dockerd\t| limit\t| ratio\t| goal\t|")
-	fmt.Fprintln(w, "|---\t|---\t|---\t|---\t|---\t|---\t|")
-	for _, r := range b.rows {
-		ratio := r.values[0] / r.values[1]
-		goal := "measured only"
-		if r.goal != 0 {
-			ok, sign, of := ratio <= r.goal, "≤", ""
-			if r.more {
-				ok, sign = ratio >= r.goal, "≥"
-			}
-			if r.goalOfLimit {
-				ok, of = r.values[0] <= r.goal*r.limit, " the limit"
-			}
-			verdict := "reached"
-			if !ok {
-				verdict = "missed"
-			}
-			goal = fmt.Sprintf("%s %g ×%s (%s)", sign, r.goal, of, verdict)
+	for _, against := range []string{"", "etcd"} {
+		rows := slices.DeleteFunc(slices.Clone(b.rows), func(r row) bool { return r.against != against })
+		if len(rows) > 0 {
+			printTable(cmp.Or(against, "dockerd"), rows)
 		}
+	}
+}
+
+func printTable(against string, rows []row) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 1, ' ', 0)
+	fmt.Fprintf(w, "| operation\t| stated\t| %s\t| limit\t| ratio\t| goal\t|\n", against)
+	fmt.Fprintln(w, "|---\t|---\t|---\t|---\t|---\t|---\t|")
+	for _, r := range rows {
+		ratio := r.values[0] / r.values[1]
 		limit := "-"
 		if r.limit != 0 {
 			limit = fmt.Sprintf("%s %s (%s)", number(r.limit), r.unit, r.limitOf)
 		}
-		fmt.Fprintf(w, "| %s\t| %s %s\t| %s %s\t| %s\t| %.2f\t| %s\t|\n", r.name, number(r.values[0]), r.unit, number(r.values[1]), r.unit, limit, ratio, goal)
+		fmt.Fprintf(w, "| %s\t| %s %s\t| %s %s\t| %s\t| %.2f\t| %s\t|\n", r.name, number(r.values[0]), r.unit, number(r.values[1]), r.unit, limit, ratio, r.verdict())
 	}
 	_ = w.Flush() // standard output
+}
+
+// verdict says what the goal is and whether it was reached.
+func (r row) verdict() string {
+	if r.goal == 0 {
+		return "measured only"
+	}
+	value, of := r.values[0]/r.values[1], " ×"
+	switch r.goalOf {
+	case ofLimit:
+		value, of = r.values[0]/r.limit, " × the limit"
+	case ofUnit:
+		value, of = r.values[0], strings.TrimRight(" "+r.unit, " ")
+	}
+	ok, sign := value <= r.goal, "≤"
+	if r.more {
+		ok, sign = value >= r.goal, "≥"
+	}
+	said := "missed"
+	if ok {
+		said = "reached"
+	}
+	return fmt.Sprintf("%s %g%s (%s)", sign, r.goal, of, said)
 }
 
 func number(v float64) string {
@@ -214,11 +251,15 @@ func (b *bench) compare(r row, rounds int, f func(p *peer, round int) (float64, 
 			values[i] = append(values[i], v)
 		}
 	}
+	b.addMedians(r, values)
+	return nil
+}
+
+func (b *bench) addMedians(r row, values [2][]float64) {
 	for i := range values {
 		r.values[i] = median(values[i])
 	}
 	b.add(r)
-	return nil
 }
 
 // each operation n times; the value is the median time of one, in milliseconds.

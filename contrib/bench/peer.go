@@ -72,18 +72,27 @@ func newDockerd(dir, tree string) (*peer, error) {
 	return p, nil
 }
 
-// up starts the daemon and returns how long it took to answer a ping.
-func (p *peer) up() (time.Duration, error) {
+// spawn starts the process.
+func (p *peer) spawn() error {
 	logFile, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer logFile.Close()
-	p.cmd = p.args(p)
-	p.cmd.Stdout, p.cmd.Stderr = logFile, logFile
+	cmd := p.args(p)
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p.cmd = cmd
+	return nil
+}
+
+// up starts the daemon and returns how long it took to answer a ping.
+func (p *peer) up() (time.Duration, error) {
 	p.api = newClient(p.socket)
 	started := time.Now()
-	if err := p.cmd.Start(); err != nil {
+	if err := p.spawn(); err != nil {
 		return 0, err
 	}
 	if err := p.api.ready(time.Minute); err != nil {
@@ -97,7 +106,9 @@ func (p *peer) down(sig syscall.Signal) error {
 	if p.cmd == nil {
 		return nil
 	}
-	p.api.http.CloseIdleConnections()
+	if p.api != nil {
+		p.api.http.CloseIdleConnections()
+	}
 	if err := p.cmd.Process.Signal(sig); err != nil {
 		return err
 	}

@@ -117,7 +117,7 @@ func (b *bench) copyUp() error {
 		return err
 	}
 	unix.Sync() // what was written so far is not to be paid for by the first copy
-	plain := row{name: fmt.Sprintf("copy-up, %d MB", b.treeSize), unit: "ms", goal: 1.2, goalOfLimit: true, limitOf: "cp -a"}
+	plain := row{name: fmt.Sprintf("copy-up, %d MB", b.treeSize), unit: "ms", goal: 1.2, goalOf: ofLimit, limitOf: "cp -a"}
 	var limits, flushed []float64
 	err := b.compare(plain, b.rounds, func(p *peer, round int) (float64, error) {
 		if p == b.peers[0] {
