@@ -70,7 +70,7 @@ func main() {
 	flag.StringVar(&b.image, "image", "", "tar of the image to run")
 	flag.IntVar(&b.rounds, "rounds", 7, "rounds of each measurement")
 	flag.Int64Var(&b.treeSize, "tree", 1000, "size in MiB of the tree that is copied into volumes")
-	only := flag.String("only", "", "comma-separated parts to run: api, run, images, volumes, copyup, start, live, flushes, keys (default: all)")
+	only := flag.String("only", "", "comma-separated parts to run: api, run, images, volumes, copyup, start, live, flushes, keys, keys-memory, keys-http (default: all)")
 	flag.Parse()
 	if err := b.run(*only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -89,18 +89,22 @@ func (b *bench) run(only string) (err error) {
 		}
 	}
 	b.peers[0] = newStated(filepath.Join(b.dir, "stated"), b.stated)
-	wanted := func(part string) bool { return only == "" || slices.Contains(strings.Split(only, ","), part) }
-	if only != "keys" {
+	// A part's name up to a dash is the name of all parts that begin so.
+	wanted := func(part string) bool {
+		kind, _, _ := strings.Cut(part, "-")
+		list := strings.Split(only, ",")
+		return only == "" || slices.Contains(list, part) || slices.Contains(list, kind)
+	}
+	type part struct {
+		name string
+		do   func() error
+	}
+	parts := []part{{"keys-memory", b.treesInMemory}, {"keys-http", b.keysOverHTTP}, {"start", b.startEmpty}, {"images", b.images}, {"volumes", b.volumes}, {"copyup", b.copyUp}, {"api", b.api}, {"run", b.containers}, {"flushes", b.countFlushes}, {"live", b.live}, {"start", b.startFull}}
+	// Every part but the starts and the keys needs daemons that run and have the image.
+	if slices.ContainsFunc(parts, func(p part) bool { return wanted(p.name) && !strings.HasPrefix(p.name, "keys-") }) {
 		if b.peers[1], err = newDockerd(filepath.Join(b.dir, "dockerd"), b.tree); err != nil {
 			return err
 		}
-	}
-	parts := []struct {
-		name string
-		do   func() error
-	}{{"keys", b.keys}, {"start", b.startEmpty}, {"images", b.images}, {"volumes", b.volumes}, {"copyup", b.copyUp}, {"api", b.api}, {"run", b.containers}, {"flushes", b.countFlushes}, {"live", b.live}, {"start", b.startFull}}
-	// Every part but the starts needs daemons that run and have the image.
-	if only != "keys" {
 		if err := b.each(func(p *peer) error { return b.prepare(p) }); err != nil {
 			return err
 		}

@@ -11,6 +11,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -25,7 +27,7 @@ type tree interface {
 	get(path string) error
 	// watch begins a watch of one path for many events, and returns what waits for the next.
 	watch(path string) (next func(), err error)
-	save() ([]byte, error)         // in the form that the tree's own server writes to disk
+	save(w io.Writer) error        // in the form that the tree's own server writes to disk
 	saveDocument() ([]byte, error) // as etcd's JSON document
 	clone() any
 }
@@ -33,7 +35,7 @@ type tree interface {
 // side makes trees of one kind.
 type side struct {
 	empty           func() tree
-	recover         func(saved []byte) (tree, error)
+	recover         func(r io.Reader) (tree, error)
 	recoverDocument func(saved []byte) (tree, error)
 }
 
@@ -45,20 +47,21 @@ type result struct {
 
 func main() {
 	name := flag.String("side", "stated", "the tree to measure: stated or v2store")
+	file := flag.String("file", "", "file to save a tree to")
 	flag.Parse()
-	if err := run(*name); err != nil {
+	if err := run(*name, *file); err != nil {
 		fmt.Fprintln(os.Stderr, "v2store:", err)
 		os.Exit(1)
 	}
 }
 
-func run(name string) error {
+func run(name, file string) error {
 	sides := map[string]side{"stated": ours, "v2store": theirs}
 	s, known := sides[name]
 	if !known {
 		return fmt.Errorf("there is no side %q", name)
 	}
-	b := &bench{side: s}
+	b := &bench{side: s, file: file}
 	out := json.NewEncoder(os.Stdout)
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -83,6 +86,7 @@ const (
 
 type bench struct {
 	side side
+	file string
 
 	small, watched, lone, idle, big tree // made when they are first needed
 	keys                            []string
@@ -98,12 +102,12 @@ func (b *bench) measure(what string) (result, error) {
 	value, other := strings.Repeat("v", 128), strings.Repeat("w", 128)
 	switch what {
 	case "set":
-		return timed(200_000, func(i int) error { return b.small.set(b.scattered(i), other) })
+		return timed(200_000, func(i int) error { return b.small.set(b.keys[i%few], other) })
 	case "cas":
 		// All keys have one value: it was set by the preparation, and is swapped for itself.
-		return timed(200_000, func(i int) error { return b.small.compareAndSwap(b.scattered(i), value, value) })
+		return timed(200_000, func(i int) error { return b.small.compareAndSwap(b.keys[i%few], value, value) })
 	case "get":
-		return timed(400_000, func(i int) error { return b.small.get(b.scattered(i)) })
+		return timed(400_000, func(i int) error { return b.small.get(b.keys[i%few]) })
 	case "parallel get":
 		return b.parallel(2, 400_000)
 	case "set watched":
@@ -123,9 +127,9 @@ func (b *bench) measure(what string) (result, error) {
 	case "heap":
 		return b.heap()
 	case "save":
-		return timed(1, func(int) (err error) { b.saved, err = b.big.save(); return err })
+		return timed(1, b.saveFile)
 	case "recover":
-		return timed(1, func(int) error { _, err := b.side.recover(b.saved); return err })
+		return timed(1, b.recoverFile)
 	case "save document":
 		return timed(1, func(int) (err error) { b.document, err = b.big.saveDocument(); return err })
 	case "recover document":
@@ -144,7 +148,9 @@ func (b *bench) prepare(what string) error {
 		if b.small == nil {
 			b.keys = nil
 			for i := range few {
-				b.keys = append(b.keys, fmt.Sprintf("/1/dir%04d/key%04d", i*fewDirs/few, i%(few/fewDirs)))
+				// In no order, and in memory in the order in which they are used: the list is no part of what is measured.
+				k := i * 7919 % few
+				b.keys = append(b.keys, fmt.Sprintf("/1/dir%04d/key%04d", k*fewDirs/few, k%(few/fewDirs)))
 			}
 			b.small = b.side.empty()
 		} else if what != "cas" {
@@ -207,9 +213,28 @@ func (b *bench) fill() error {
 	return nil
 }
 
+// saveFile writes the big tree to a file, which is not flushed.
+func (b *bench) saveFile(int) error {
+	f, err := os.Create(b.file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(b.big.save(f), f.Close())
+}
+
+func (b *bench) recoverFile(int) error {
+	f, err := os.Open(b.file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = b.side.recover(f)
+	return err
+}
+
 // heap is what a key of the big tree takes.
 func (b *bench) heap() (result, error) {
-	*b = bench{side: b.side}
+	*b = bench{side: b.side, file: b.file}
 	before := heapInUse()
 	err := b.fill()
 	return result{Value: float64(heapInUse()-before) / many}, err
@@ -223,9 +248,6 @@ func heapInUse() uint64 {
 	return m.HeapAlloc
 }
 
-// scattered visits all keys in an order that has nothing to do with their own.
-func (b *bench) scattered(i int) string { return b.keys[i*7919%few] }
-
 // parallel reads n keys from some goroutines.
 func (b *bench) parallel(workers, n int) (result, error) {
 	r, err := timed(1, func(int) error {
@@ -234,14 +256,14 @@ func (b *bench) parallel(workers, n int) (result, error) {
 		for w := range workers {
 			wg.Go(func() {
 				for i := w; i < n && errs[w] == nil; i += workers {
-					errs[w] = b.small.get(b.scattered(i))
+					errs[w] = b.small.get(b.keys[i%few])
 				}
 			})
 		}
 		wg.Wait()
 		return errors.Join(errs...)
 	})
-	return result{Value: r.Value / float64(n), Allocs: r.Allocs / float64(n)}, err
+	return result{Value: r.Value / float64(n), Allocs: math.Round(r.Allocs/float64(n)*100) / 100}, err
 }
 
 // timed does an operation n times.
@@ -256,5 +278,5 @@ func timed(n int, f func(i int) error) (result, error) {
 	}
 	took := time.Since(started)
 	runtime.ReadMemStats(&after)
-	return result{Value: float64(took) / float64(n), Allocs: float64(after.Mallocs-before.Mallocs) / float64(n)}, nil
+	return result{Value: float64(took) / float64(n), Allocs: math.Round(float64(after.Mallocs-before.Mallocs)/float64(n)*100) / 100}, nil
 }

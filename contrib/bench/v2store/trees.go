@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bytes"
+	"io"
 
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v2store"
 
@@ -13,9 +13,9 @@ type mine struct{ *kvstore.Store }
 
 var ours = side{
 	empty: func() tree { return mine{kvstore.New(kvstore.Options{Namespaces: []string{"/0", "/1"}})} },
-	recover: func(saved []byte) (tree, error) {
+	recover: func(r io.Reader) (tree, error) {
 		s := kvstore.New(kvstore.Options{Namespaces: []string{"/0", "/1"}})
-		return mine{s}, s.Restore(bytes.NewReader(saved))
+		return mine{s}, s.Restore(r)
 	},
 	recoverDocument: func(saved []byte) (tree, error) {
 		s := kvstore.New(kvstore.Options{Namespaces: []string{"/0", "/1"}})
@@ -47,10 +47,9 @@ func (m mine) watch(path string) (func(), error) {
 	return func() { <-events }, nil
 }
 
-func (m mine) save() ([]byte, error) {
-	var b bytes.Buffer
-	_, err := m.Snapshot().WriteTo(&b)
-	return b.Bytes(), err
+func (m mine) save(w io.Writer) error {
+	_, err := m.Snapshot().WriteTo(w)
+	return err
 }
 
 func (m mine) saveDocument() ([]byte, error) { return m.Save() }
@@ -65,7 +64,17 @@ func recoverEtcd(saved []byte) (tree, error) {
 	return etcd{s}, s.Recovery(saved)
 }
 
-var theirs = side{empty: func() tree { return etcd{v2store.New("/0", "/1")} }, recover: recoverEtcd, recoverDocument: recoverEtcd}
+var theirs = side{
+	empty: func() tree { return etcd{v2store.New("/0", "/1")} },
+	recover: func(r io.Reader) (tree, error) {
+		document, err := io.ReadAll(r)
+		if err != nil {
+			return nil, err
+		}
+		return recoverEtcd(document)
+	},
+	recoverDocument: recoverEtcd,
+}
 
 func (e etcd) set(path, value string) error {
 	_, err := e.Set(path, false, value, v2store.TTLOptionSet{})
@@ -91,7 +100,14 @@ func (e etcd) watch(path string) (func(), error) {
 	return func() { <-events }, nil
 }
 
-func (e etcd) save() ([]byte, error) { return e.Save() }
+// save makes the document as a whole, as etcd does.
+func (e etcd) save(w io.Writer) error {
+	document, err := e.Save()
+	if err == nil {
+		_, err = w.Write(document)
+	}
+	return err
+}
 
 func (e etcd) saveDocument() ([]byte, error) { return e.Save() }
 
