@@ -179,6 +179,7 @@ func (l *Log) openFiles(dir string, keys keyring) (err error) {
 	if l.store, err = openStore(filepath.Join(dir, "log"), keys, l.faults); err != nil {
 		return err
 	}
+	l.store.waiting = func() int { return len(l.slots) }
 	l.store.running, l.store.closing = l.running.Load, l.closing
 	first, _ := l.store.FirstIndex() // no error is possible before Close
 	last, _ := l.store.LastIndex()

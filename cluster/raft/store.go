@@ -59,6 +59,7 @@ type store struct {
 	dir     string
 	keys    keyring
 	faults  *faults
+	waiting func() int      // how many proposals are under way
 	running func() bool     // raft's goroutines run: they are parked instead of told of an error
 	closing <-chan struct{} // closed when they are to end
 
@@ -92,7 +93,7 @@ func openStore(dir string, keys keyring, f *faults) (_ *store, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the log: %w", err)
 	}
-	s := &store{dir: dir, keys: keys, faults: f, grown: make(chan struct{}, 1)}
+	s := &store{dir: dir, keys: keys, faults: f, grown: make(chan struct{}, 1), waiting: func() int { return 0 }}
 	defer func() {
 		if err != nil {
 			_ = s.close() // the first error is the one to report
@@ -325,6 +326,11 @@ func (s *store) StoreLog(l *hraft.Log) error { return s.StoreLogs([]*hraft.Log{l
 func (s *store) StoreLogs(logs []*hraft.Log) error {
 	if len(logs) == 0 {
 		return nil
+	}
+	if s.waiting() > len(logs) {
+		// Others are proposing, and those who were told of the last batch are about to. What they propose while the disk is
+		// not asked yet makes the next batch larger, so that there are fewer flushes.
+		runtime.Gosched()
 	}
 	s.appending.Lock()
 	defer s.appending.Unlock()
