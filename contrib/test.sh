@@ -7,3 +7,4 @@ export PATH="$PWD/bin:$PATH"
 go test -race -timeout 20m $(go list ./... | grep -v /contrib/)
 go test -p 1 -timeout 40m ./contrib/...
 (cd contrib/etcdclient && go test -timeout 10m ./...)
+(cd contrib/bench/v2store && go vet ./...)
