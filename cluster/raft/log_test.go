@@ -238,21 +238,10 @@ func TestSealed(t *testing.T) {
 	same(t, m, "in the clear", "secret one", "secret two", "secret three")
 }
 
-// small mounts a file system of a fixed size on a new directory.
-func small(t *testing.T, size string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("small", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
-
 // TestFullDisk: proposals fail with the reason, nothing that failed is there later, the host goes on leading, starts on
 // the full disk, and takes proposals again when there is room.
 func TestFullDisk(t *testing.T) {
-	root := small(t, "24m")
+	root := hostile.SmallDisk(t, "24m")
 	dir := filepath.Join(root, "log")
 	l, m := open(t, dir)
 	propose(t, l, "a")
@@ -297,7 +286,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestReadOnlyDisk: a disk that refuses writes costs what was not acknowledged, and nothing more.
 func TestReadOnlyDisk(t *testing.T) {
-	root := small(t, "24m")
+	root := hostile.SmallDisk(t, "24m")
 	dir := filepath.Join(root, "log")
 	l, _ := open(t, dir)
 	propose(t, l, "a")

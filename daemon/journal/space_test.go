@@ -10,26 +10,14 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
 
 	"stated.dev/stated/daemon/journal"
 	"stated.dev/stated/internal/testenv/hostile"
 )
 
-// small mounts a file system of a fixed size on a new directory.
-func small(t *testing.T, size string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("small", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
-
 // TestFullDisk: a change fails as a whole with the reason, what frees space does not, and afterwards all goes on.
 func TestFullDisk(t *testing.T) {
-	root := small(t, "16m")
+	root := hostile.SmallDisk(t, "16m")
 	j, _ := open(t, root)
 	commit(t, j, write("c/config.v2.json", `{"v":1}`), write("c/hostconfig.json", `{"v":1}`), write("d/config.v2.json", `{}`))
 	ballast := hostile.FillDisk(t, root)
