@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"testing"
 
-
 	"stated.dev/stated/daemon/journal"
 	"stated.dev/stated/internal/testenv/hostile"
 )
