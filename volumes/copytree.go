@@ -154,8 +154,31 @@ func subdirs(dirs []string, name string) []string {
 }
 
 // copyFile shares the blocks where the file system can, and otherwise copies what is between holes.
-func (c *copyTree) copyFile(dst, src string, st *unix.Stat_t, layers []string) (err error) {
-	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (c *copyTree) copyFile(dst, src string, st *unix.Stat_t, layers []string) error {
+	return createFile(dst, st, func(out *os.File) error {
+		if len(layers) > 0 && !c.refused.Load() {
+			if in := openIn(layers, filepath.Base(src), st); in != nil {
+				defer in.Close() // only read
+				if c.share(out, in) {
+					return nil // and the overlay's file was not opened
+				}
+			}
+		}
+		in, err := openFile(src, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		defer in.Close() // only read
+		if len(layers) == 0 && c.share(out, in) {
+			return nil
+		}
+		return copyData(out, in, st.Size)
+	})
+}
+
+// createFile creates the copy of a file that has the attributes st. What is not empty is filled by fill.
+func createFile(dst string, st *unix.Stat_t, fill func(out *os.File) error) (err error) {
+	out, err := openFile(dst, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -167,23 +190,20 @@ func (c *copyTree) copyFile(dst, src string, st *unix.Stat_t, layers []string) (
 	if st.Size == 0 {
 		return nil
 	}
-	if len(layers) > 0 && !c.refused.Load() {
-		if in := openIn(layers, filepath.Base(src), st); in != nil {
-			defer in.Close() // only read
-			if c.share(out, in) {
-				return nil // and the overlay's file was not opened
-			}
+	return fill(out)
+}
+
+// openFile opens a file on a disk. os.OpenFile would try to have the runtime poll it, which takes five system calls more.
+func openFile(path string, flags int, mode uint32) (*os.File, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, mode)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case !errors.Is(err, unix.EINTR):
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
 		}
 	}
-	in, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer in.Close() // only read
-	if len(layers) == 0 && c.share(out, in) {
-		return nil
-	}
-	return copyData(out, in, st.Size)
 }
 
 // share makes out share the blocks of in, and reports whether it could.
@@ -208,7 +228,7 @@ func openIn(dirs []string, name string, st *unix.Stat_t) *os.File {
 			real.Mtim != st.Mtim || real.Ctim != st.Ctim {
 			continue
 		}
-		if f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0); err == nil {
+		if f, err := openFile(path, unix.O_RDONLY|unix.O_NOFOLLOW, 0); err == nil {
 			return f
 		}
 	}

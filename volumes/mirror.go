@@ -356,28 +356,18 @@ func (p *pass) clone(dir *directory, f *os.File, n *node) error {
 }
 
 // cloneFile makes a file that shares the blocks of the one at src, which has the attributes st.
-func cloneFile(dst, src string, st *unix.Stat_t) (err error) {
-	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closeErr := out.Close(); err == nil {
-			err = closeErr
+func cloneFile(dst, src string, st *unix.Stat_t) error {
+	return createFile(dst, st, func(out *os.File) error {
+		in, err := openFile(src, unix.O_RDONLY, 0)
+		if err != nil {
+			return err
 		}
-	}()
-	if st.Size == 0 {
+		defer in.Close() // only read
+		if err := clone(out, in); err != nil {
+			return fmt.Errorf("%w (%v)", errNoClone, err)
+		}
 		return nil
-	}
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close() // only read
-	if err := clone(out, in); err != nil {
-		return fmt.Errorf("%w (%v)", errNoClone, err)
-	}
-	return nil
+	})
 }
 
 // links brings the inodes with several names up to date: the copies of their names become names of one copy.
