@@ -151,7 +151,9 @@ func BenchmarkWatchers(b *testing.B) {
 				b.Fatal(err)
 			}
 			for _, w := range watchers {
-				<-w.Events()
+				if _, err := w.Next(b.Context()); err != nil {
+					b.Fatal(err)
+				}
 			}
 		}
 	})

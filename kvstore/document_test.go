@@ -38,7 +38,7 @@ func TestDocumentOfEtcd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := <-w.Events(); e.Action != kvstore.ActionDelete || e.Index() != 2 {
+	if e := next(t, w); e.Action != kvstore.ActionDelete || e.Index() != 2 {
 		t.Errorf("the history gave %s", wire(t, e))
 	}
 }

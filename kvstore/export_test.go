@@ -23,3 +23,10 @@ func Rechecksum(b []byte) []byte {
 	}
 	return b
 }
+
+// WatchedPaths is the number of paths for which the hub has feeds.
+func (s *Store) WatchedPaths() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.hub.feeds)
+}

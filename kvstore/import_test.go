@@ -71,18 +71,19 @@ func TestImport(t *testing.T) {
 			t.Errorf("%s is %s, want %s", path, got, want)
 		}
 	}
-	if _, open := <-watcher.Events(); open {
+	e, err := watcher.Next(t.Context())
+	if e != nil {
 		t.Error("the watcher had an event")
 	}
-	if refused := new(kvstore.Error); !errors.As(watcher.Reason(), &refused) || refused.Code != kvstore.CodeWatcherCleared {
-		t.Errorf("the watcher ended with %v", watcher.Reason())
+	if refused := new(kvstore.Error); !errors.As(err, &refused) || refused.Code != kvstore.CodeWatcherCleared {
+		t.Errorf("the watcher ended with %v", err)
 	}
 	// The history and the times to live came along.
 	past, err := b.Store().Watch("/1/a", kvstore.WatchRequest{Since: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := <-past.Events(); e.Index() != 3 || *e.Node.Value != "2" {
+	if e := next(t, past); e.Index() != 3 || *e.Node.Value != "2" {
 		t.Errorf("the history gave %s", wire(t, e))
 	}
 	if at, ok := b.Store().NextExpiry(); !ok || !at.Equal(noon.Add(time.Hour)) {
@@ -150,7 +151,7 @@ func TestImportOverKeys(t *testing.T) {
 	if _, err := r.Do(t.Context(), set("/1/b", "x")); err != nil {
 		t.Fatal(err)
 	}
-	if e := <-w.Events(); e.Index() != 8 {
+	if e := next(t, w); e.Index() != 8 {
 		t.Errorf("the next event is %s", wire(t, e))
 	}
 	checkSound(t, r.Store())

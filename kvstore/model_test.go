@@ -374,11 +374,11 @@ func TestRandomHistories(t *testing.T) {
 					checkCopies(t, s, options, want1)
 				}
 				for _, w := range watches {
-					w.w.Close()
-					var got []*kvstore.Event
-					for e := range w.w.Events() {
-						got = append(got, e)
+					got, err := come(w.w)
+					if err != nil {
+						t.Error(err)
 					}
+					w.w.Close()
 					if want := m.seen(w.path, w.recursive, w.since); wire(t, got) != wire(t, want) {
 						t.Errorf("the watcher of %s (recursive %v) from %d:\n got %s\nwant %s", w.path, w.recursive, w.since, wire(t, got), wire(t, want))
 					}

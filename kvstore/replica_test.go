@@ -292,13 +292,13 @@ func TestExpiryIsProposedOnTheGrid(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3 {
-			<-w.Events()
+			next(t, w)
 		}
 		for _, want := range []struct {
 			key   string
 			after time.Duration
 		}{{"/1/a", 2 * time.Second}, {"/1/b", 2 * time.Second}, {"/1/c", time.Hour}} {
-			e := <-w.Events()
+			e := next(t, w)
 			if e.Action != kvstore.ActionExpire || e.Node.Key != want.key || time.Since(start) != want.after {
 				t.Errorf("after %v: %s, want %s after %v", time.Since(start), wire(t, e), want.key, want.after)
 			}

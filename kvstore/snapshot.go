@@ -88,20 +88,16 @@ func (s *Store) becomeLocked(c content) {
 		s.history.add(e)
 	}
 
-	var watchers []*Watcher
-	for _, list := range s.hub.paths {
-		watchers = append(watchers, list...)
-	}
-	for _, w := range watchers {
-		w.since = max(w.since, before+1)
-		start := s.history.start()
-		if c.index < before || w.since <= c.index && (start == 0 || start > w.since) {
-			w.end(NewError(CodeWatcherCleared, "", c.index))
+	start := s.history.start()
+	for f := range s.hub.all {
+		since := max(f.from, before+1)
+		if c.index < before || since <= c.index && (start == 0 || start > since) {
+			s.hub.end(f, NewError(CodeWatcherCleared, "", c.index))
 			continue
 		}
-		for _, e := range s.history.since(w.since) {
-			if w.hub != nil && w.matches(e) {
-				w.deliver(e)
+		for _, e := range s.history.since(since) {
+			if f.matches(e) && !s.hub.tell(f, e) {
+				break
 			}
 		}
 	}

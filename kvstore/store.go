@@ -197,39 +197,35 @@ func (s *Store) Watch(path string, r WatchRequest) (*Watcher, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	index := s.current.Load().index
-	w := &Watcher{start: index, path: clean(path), recursive: r.Recursive, stream: r.Stream, since: r.Since, mu: &s.mu}
-	if w.since == 0 {
-		w.since = index + 1
+	t := subject{path: clean(path), recursive: r.Recursive, stream: r.Stream}
+	since := r.Since
+	switch {
+	case since == 0:
+		since = index + 1
+	case since > index+1:
+		t.from = since
 	}
-	if start := s.history.start(); w.since < start {
-		cause := "the requested history has been cleared [" + strconv.FormatUint(start, 10) + "/" + strconv.FormatUint(w.since, 10) + "]"
+	if start := s.history.start(); since < start {
+		cause := "the requested history has been cleared [" + strconv.FormatUint(start, 10) + "/" + strconv.FormatUint(since, 10) + "]"
 		return nil, NewError(CodeHistoryCleared, cause, index)
 	}
-	past := w.past(&s.history)
-	switch {
-	case !r.Stream && len(past) > 0:
-		w.events = make(chan *Event, 1)
-		w.events <- past[0]
-		close(w.events)
+	w := &Watcher{store: s, start: index, past: t.past(&s.history, since)}
+	if !r.Stream && len(w.past) > 0 {
+		f := newFeed(t, 0) // of its own, which tells nothing
+		f.join(w)
+		f.finish(ErrWatchEnded)
 		return w, nil
-	case !r.Stream:
-		w.events = make(chan *Event, 1)
-	default:
-		w.events = make(chan *Event, s.options.WatchBuffer+len(past))
-		for _, e := range past {
-			w.events <- e
-		}
 	}
-	s.hub.add(w)
+	s.hub.add(w, t, s.options.WatchBuffer)
 	return w, nil
 }
 
-// past returns the events of the history that the watcher has missed; just the first one for a one-shot watcher.
-func (w *Watcher) past(h *history) (past []*Event) {
-	for _, e := range h.since(w.since) {
-		if w.matches(e) {
+// past returns the events of the history that a new watcher has missed; just the first one for a one-shot watcher.
+func (t *subject) past(h *history, since uint64) (past []*Event) {
+	for _, e := range h.since(since) {
+		if t.matches(e) {
 			past = append(past, e)
-			if !w.stream {
+			if !t.stream {
 				break
 			}
 		}

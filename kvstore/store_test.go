@@ -250,7 +250,7 @@ func TestExpiry(t *testing.T) {
 	do(t, s, kvstore.Command{Op: kvstore.OpExpire, Time: at(100)})
 	var got []string
 	for range 3 {
-		got = append(got, wire(t, <-w.Events()))
+		got = append(got, wire(t, next(t, w)))
 	}
 	want := []string{
 		`{"action":"expire","node":{"key":"/1/d","dir":true,"modifiedIndex":5,"createdIndex":3},"prevNode":{"key":"/1/d","dir":true,"expiration":"2030-06-01T12:00:00.05Z","modifiedIndex":3,"createdIndex":3}}`,
@@ -310,18 +310,26 @@ func TestWatch(t *testing.T) {
 			} else if w.StartIndex() != 5 {
 				t.Errorf("StartIndex %d", w.StartIndex())
 			}
-			w.Close()
-			w.Close()
 			var got []uint64
-			for e := range w.Events() {
+			events, ended := come(w)
+			for _, e := range events {
 				got = append(got, e.Index())
+			}
+			var wantEnded error
+			if !c.r.Stream && len(got) > 0 {
+				wantEnded = kvstore.ErrWatchEnded
+			}
+			w.Close()
+			w.Close()
+			if e, err := w.Next(t.Context()); e != nil || err != kvstore.ErrWatchEnded {
+				t.Errorf("after Close: %v, %v", e, err)
 			}
 			want := c.want
 			if live && c.path == "/1/a/no/such" {
 				want = nil // a path that never was does not go away
 			}
-			if fmt.Sprint(got) != fmt.Sprint(want) || w.Reason() != nil {
-				t.Errorf("%s %+v, live %v: got %v, want %v, reason %v", c.path, c.r, live, got, want, w.Reason())
+			if fmt.Sprint(got) != fmt.Sprint(want) || ended != wantEnded {
+				t.Errorf("%s %+v, live %v: got %v, want %v, reason %v", c.path, c.r, live, got, want, ended)
 			}
 			if n := s.Stats().Watchers; n != 0 {
 				t.Errorf("%d watchers are left", n)
@@ -341,11 +349,14 @@ func TestWatchFromNowOn(t *testing.T) {
 		t.Errorf("%d watchers", n)
 	}
 	do(t, s, set("/1/a", "2"), set("/1/a", "3"))
-	if e := <-w.Events(); *e.Node.Value != "2" {
+	if n := s.Stats().Watchers; n != 0 { // it has ended, though nobody has read its event yet
+		t.Errorf("%d watchers", n)
+	}
+	if e := next(t, w); *e.Node.Value != "2" {
 		t.Errorf("got %s", wire(t, e))
 	}
-	if e, ok := <-w.Events(); ok {
-		t.Errorf("a second event: %s", wire(t, e))
+	if e, err := w.Next(t.Context()); err != kvstore.ErrWatchEnded {
+		t.Errorf("a second event: %s, %v", wire(t, e), err)
 	}
 	if n := s.Stats().Watchers; n != 0 {
 		t.Errorf("%d watchers", n)
@@ -365,8 +376,8 @@ func TestHistoryIsCleared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(w.Events()); n != 1000 {
-		t.Errorf("%d events from the history, want 1000", n)
+	if events, err := come(w); len(events) != 1000 || err != nil {
+		t.Errorf("%d events from the history, want 1000: %v", len(events), err)
 	}
 }
 
@@ -383,8 +394,12 @@ func TestHistoryIsBoundedByBytes(t *testing.T) {
 		t.Error("four events are kept")
 	}
 	do(t, s, set("/a", strings.Repeat("v", 50_000)))
-	if w, err := s.Watch("/a", kvstore.WatchRequest{Since: 21}); err != nil || len(w.Events()) != 1 {
-		t.Errorf("the last event is not kept: %v", err)
+	w, err := s.Watch("/a", kvstore.WatchRequest{Since: 21})
+	if err != nil {
+		t.Fatalf("the last event is not kept: %v", err)
+	}
+	if events, _ := come(w); len(events) != 1 {
+		t.Errorf("%d events, want the last", len(events))
 	}
 }
 
@@ -397,12 +412,11 @@ func TestSlowWatcherIsCut(t *testing.T) {
 	for range 102 {
 		do(t, s, set("/1/a", "v"))
 	}
-	n := 0
-	for range w.Events() {
-		n++
+	if st := s.Stats(); st.CutWatchers != 1 || st.Watchers != 0 {
+		t.Errorf("%+v", st)
 	}
-	if n != 100 || !errors.Is(w.Reason(), kvstore.ErrSlowWatcher) {
-		t.Errorf("%d events, reason %v", n, w.Reason())
+	if events, err := come(w); len(events) != 100 || !errors.Is(err, kvstore.ErrSlowWatcher) {
+		t.Errorf("%d events, reason %v", len(events), err)
 	}
 	if st := s.Stats(); st.CutWatchers != 1 || st.Watchers != 0 {
 		t.Errorf("%+v", st)
@@ -428,9 +442,8 @@ func TestConcurrentReadersAndWatchers(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				select {
-				case <-w.Events():
-				default:
+				if _, err := w.Poll(); err != nil && err != kvstore.ErrWatchEnded && err != kvstore.ErrSlowWatcher {
+					t.Error(err)
 				}
 				closed := make(chan struct{})
 				go func() { w.Close(); close(closed) }()
@@ -564,24 +577,25 @@ func TestRestoreUnderWatchers(t *testing.T) {
 	}
 	restore(leader)
 	for i := range uint64(20) {
-		if e := <-w.Events(); e.Index() != 11+i {
+		if e := next(t, w); e.Index() != 11+i {
 			t.Fatalf("event %d, want %d", e.Index(), 11+i)
 		}
 	}
 	do(t, follower, set("/1/a", "v"))
-	if e := <-w.Events(); e.Index() != 31 {
+	if e := next(t, w); e.Index() != 31 {
 		t.Errorf("event %d after the restore, want 31", e.Index())
 	}
 	for range 1100 {
 		do(t, leader, set("/1/a", "v"))
 	}
 	restore(leader) // index 1130, history from 131 on: the watcher has a gap
-	if e, ok := <-w.Events(); ok {
+	e, err := w.Next(t.Context())
+	if e != nil {
 		t.Errorf("an event after a gap: %s", wire(t, e))
 	}
 	var cleared *kvstore.Error
-	if !errors.As(w.Reason(), &cleared) || cleared.Code != kvstore.CodeWatcherCleared {
-		t.Errorf("reason %v", w.Reason())
+	if !errors.As(err, &cleared) || cleared.Code != kvstore.CodeWatcherCleared {
+		t.Errorf("reason %v", err)
 	}
 	w2, err := follower.Watch("/1/a", kvstore.WatchRequest{})
 	if err != nil {
@@ -590,8 +604,8 @@ func TestRestoreUnderWatchers(t *testing.T) {
 	if err := follower.Recovery(old); err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := <-w2.Events(); ok || w2.Reason() == nil {
-		t.Error("a watcher lives on in a store that went back")
+	if e, err := w2.Next(t.Context()); e != nil || !errors.As(err, &cleared) || cleared.Code != kvstore.CodeWatcherCleared {
+		t.Errorf("a watcher lives on in a store that went back: %v, %v", e, err)
 	}
 	if n := follower.Stats().Watchers; n != 0 {
 		t.Errorf("%d watchers are left", n)

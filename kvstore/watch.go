@@ -1,161 +1,99 @@
 package kvstore
 
 import (
+	"context"
 	"errors"
 	"strings"
-	"sync"
+	"sync/atomic"
 )
 
-// ErrSlowWatcher ends a watcher whose buffer was full when an event came. The store waits for nobody. A client takes up the
-// watch again with the index after the last event that it saw.
+// ErrSlowWatcher ends a watcher that was Options.WatchBuffer events behind when another came. The store waits for nobody. A
+// client takes up the watch again with the index after the last event that it saw.
 var ErrSlowWatcher = errors.New("the watcher was removed because it did not keep up with the events")
 
-// Watcher delivers events. Close it when nobody reads it any more.
-type Watcher struct {
-	events    chan *Event
-	start     uint64
-	path      string
-	recursive bool
-	stream    bool
-	since     uint64
+// ErrWatchEnded ends a watcher that was closed, and a one-shot watcher after its event.
+var ErrWatchEnded = errors.New("the watch has ended")
 
-	mu     *sync.Mutex // the store's lock, which guards the rest
-	hub    *hub        // nil once the watcher has ended
-	at     int         // its place among the watchers of its path
-	reason error
+// Watcher reads events, each once and in their order, from the feed that it shares with the others of its path. Next and Poll
+// are for one goroutine at a time, and never take the store's lock. Close is for any goroutine. Close a watcher when nobody
+// reads it any more.
+type Watcher struct {
+	store *Store
+	feed  *feed
+	start uint64
+	place int // in the feed; -1 when it was cut or closed; guarded by the store's lock
+
+	past []*Event             // the reader's: what came before the watch, and is still to be read
+	at   atomic.Pointer[slot] // where it reads next; moved by the reader, by cut and by Close
+	done chan struct{}        // made by the reader under the feed's lock when it first waits; Close closes it
 }
 
-// Events returns the channel of events. It is closed when the watcher has ended; Reason then says why.
-func (w *Watcher) Events() <-chan *Event { return w.events }
+// Next returns the next event. It waits for it until ctx ends, and then returns ctx.Err(); an event that has come already is
+// returned all the same. Each other error comes after the events before it and is for good: ErrSlowWatcher when the buffer was
+// full and an event was lost; an *Error with code 400 when the store was restored to a state that the watcher cannot
+// follow; ErrWatchEnded after the event of a one-shot watcher. After Close it is ErrWatchEnded at once.
+func (w *Watcher) Next(ctx context.Context) (*Event, error) {
+	for {
+		if e, err := w.Poll(); e != nil || err != nil {
+			return e, err
+		}
+		wake := w.feed.await(w)
+		if wake == nil {
+			continue
+		}
+		select {
+		case <-wake:
+		case <-w.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Poll is Next without waiting. It returns neither an event nor an error when the next event has not come yet.
+func (w *Watcher) Poll() (*Event, error) {
+	for {
+		at := w.at.Load()
+		if at == closed {
+			return nil, ErrWatchEnded
+		}
+		if len(w.past) > 0 {
+			return w.pollPast(), nil
+		}
+		next := at.next.Load()
+		switch next {
+		case nil:
+			return nil, nil
+		case finished:
+			return nil, w.feed.reason
+		case lost:
+			return nil, ErrSlowWatcher
+		}
+		if w.at.CompareAndSwap(at, next) {
+			return at.event, nil
+		}
+		// It was cut or closed meanwhile.
+	}
+}
+
+func (w *Watcher) pollPast() *Event {
+	e := w.past[0]
+	w.past[0] = nil
+	if w.past = w.past[1:]; len(w.past) == 0 {
+		w.past = nil
+	}
+	return e
+}
 
 // StartIndex is the store's index when the watch began.
 func (w *Watcher) StartIndex() uint64 { return w.start }
 
-// Close ends the watch. It may be called more than once, and while events arrive.
+// Close ends the watch, and wakes who waits in Next. It may be called more than once, and while events arrive.
 func (w *Watcher) Close() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.end(nil)
-}
-
-// Reason says why the channel was closed: nil while it is open, after Close, and after a one-shot watcher's event;
-// ErrSlowWatcher when the reader was too slow; an *Error with code 400 when the store was restored to a state that the
-// watcher cannot follow.
-func (w *Watcher) Reason() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.reason
-}
-
-// end assumes the store's lock.
-func (w *Watcher) end(reason error) {
-	if w.hub == nil {
-		return
-	}
-	w.hub.remove(w)
-	w.hub, w.reason = nil, reason
-	close(w.events)
-}
-
-// deliver hands the watcher an event. It assumes the store's lock.
-func (w *Watcher) deliver(e *Event) {
-	select {
-	case w.events <- e:
-		if !w.stream {
-			w.end(nil)
-		}
-	default:
-		w.hub.cut++
-		w.end(ErrSlowWatcher)
-	}
-}
-
-// matches says whether an event of the past is one for the watcher.
-func (w *Watcher) matches(e *Event) bool {
-	if e.Refresh || e.Index() < w.since {
-		return false
-	}
-	key := e.Node.Key
-	switch {
-	case key == w.path:
-		return true
-	case w.recursive && isBelow(key, w.path):
-		return !isHidden(key, w.path)
-	}
-	removed := e.Action == ActionDelete || e.Action == ActionExpire
-	return removed && e.PrevNode != nil && e.PrevNode.Dir && isBelow(w.path, key)
-}
-
-// hub knows the watchers by the paths they watch. What a change costs depends on the depth of its path and on the watchers that
-// see it, not on how many there are. The store's lock guards it.
-type hub struct {
-	paths map[string][]*Watcher
-	count int
-	cut   uint64
-}
-
-func (h *hub) add(w *Watcher) {
-	if h.paths == nil {
-		h.paths = make(map[string][]*Watcher)
-	}
-	w.hub, w.at = h, len(h.paths[w.path])
-	h.paths[w.path] = append(h.paths[w.path], w)
-	h.count++
-}
-
-func (h *hub) remove(w *Watcher) {
-	list := h.paths[w.path]
-	last := len(list) - 1
-	list[w.at] = list[last]
-	list[w.at].at = w.at
-	list[last] = nil
-	if last == 0 {
-		delete(h.paths, w.path)
-	} else {
-		h.paths[w.path] = list[:last]
-	}
-	h.count--
-}
-
-// endAll ends all watchers.
-func (h *hub) endAll(reason error) {
-	for _, list := range h.paths {
-		for i := len(list) - 1; i >= 0; i-- { // the last one's end moves nobody
-			list[i].end(reason)
-		}
-	}
-}
-
-// notify tells the watchers of the event's key and of all directories above it.
-func (h *hub) notify(e *Event) {
-	if h.count == 0 {
-		return
-	}
-	key := e.Node.Key
-	h.visit("/", e, false)
-	for i := 1; i < len(key); i++ {
-		i += indexSlash(key[i:])
-		h.visit(key[:i], e, false)
-	}
-}
-
-// visit tells the watchers of one path. removed says that the path went away with the directory that the event is about.
-func (h *hub) visit(path string, e *Event, removed bool) {
-	list := h.paths[path]
-	if len(list) == 0 {
-		return
-	}
-	key := e.Node.Key
-	if path != key && isHidden(key, path) {
-		return
-	}
-	// Backwards, for a watcher that ends gives its place to the last one.
-	for i := len(list) - 1; i >= 0; i-- {
-		w := list[i]
-		if (w.recursive || removed || path == key) && e.Index() >= w.since {
-			w.deliver(e)
-		}
-	}
+	w.store.mu.Lock()
+	defer w.store.mu.Unlock()
+	w.feed.close(w)
+	w.store.hub.remove(w)
 }
 
 // isBelow says whether key lies below dir.

@@ -20,7 +20,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -119,8 +118,8 @@ type Handler struct {
 	started   time.Time
 	watches   atomic.Int64
 
-	closing   chan struct{}
-	closeOnce sync.Once
+	closing context.Context // of watches: it ends with Close
+	close   context.CancelFunc
 }
 
 // New returns a handler. It blocks on nothing and starts nothing.
@@ -129,12 +128,14 @@ func New(tree Replica, log Log, cluster Cluster, o Options) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handler{tree: tree, log: log, cluster: cluster, auth: newAuth(tree, o), o: o, clusterID: []string{strconv.FormatUint(cluster.ID(), 16)},
-		started: time.Now(), closing: make(chan struct{})}, nil
+	h := &Handler{tree: tree, log: log, cluster: cluster, auth: newAuth(tree, o), o: o, clusterID: []string{strconv.FormatUint(cluster.ID(), 16)},
+		started: time.Now()}
+	h.closing, h.close = context.WithCancel(context.Background())
+	return h, nil
 }
 
 // Close ends all watches. Requests that come later are served, but watches end at once.
-func (h *Handler) Close() { h.closeOnce.Do(func() { close(h.closing) }) }
+func (h *Handler) Close() { h.close() }
 
 // Watches is the number of watches now.
 func (h *Handler) Watches() int { return int(h.watches.Load()) }

@@ -174,31 +174,26 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, p string, q *key
 // copyEvents writes each event on a line of its own. It returns why the watcher was ended, or nil when it was done or when
 // nobody waits any more.
 func (h *Handler) copyEvents(ctx context.Context, w http.ResponseWriter, out *http.ResponseController, watcher *kvstore.Watcher, stream bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(h.closing, cancel)()
 	var buffer []byte
 	for {
-		var event *kvstore.Event
-		var open bool
-		select {
-		case event, open = <-watcher.Events():
-		case <-ctx.Done():
+		event, err := watcher.Next(ctx)
+		switch {
+		case ctx.Err() != nil || errors.Is(err, kvstore.ErrWatchEnded):
 			return nil
-		case <-h.closing:
-			return nil
+		case err != nil:
+			return err
 		}
-		if !open {
-			return watcher.Reason()
-		}
-		buffer = append(event.AppendJSON(buffer[:0], keySpace), '\n')
-		// What has come meanwhile goes out with it.
-		for more := stream; more && len(buffer) < keptBuffer; {
-			select {
-			case event, open := <-watcher.Events():
-				if more = open; open {
-					buffer = append(event.AppendJSON(buffer, keySpace), '\n')
-				}
-			default:
-				more = false
+		buffer = buffer[:0]
+		for event != nil {
+			buffer = append(event.AppendJSON(buffer, keySpace), '\n')
+			if !stream || len(buffer) >= keptBuffer {
+				break
 			}
+			// What has come meanwhile goes out with it. An error will be Next's as well.
+			event, _ = watcher.Poll()
 		}
 		// A client that has stopped reading is cut by the deadline; the watcher, whose buffer is full, was cut before.
 		if err := out.SetWriteDeadline(time.Now().Add(h.o.WriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {

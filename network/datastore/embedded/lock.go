@@ -95,16 +95,18 @@ func (l *Lock) await(stop <-chan struct{}, since uint64) error {
 		return nil // too much has happened since: try again
 	}
 	defer w.Close()
+	ctx, release := l.s.until(stop)
+	defer release()
 	for {
-		select {
-		case e, open := <-w.Events():
-			if !open || removes(e) {
-				return nil
-			}
-		case <-stop:
-			return ErrAborted
-		case <-l.s.ctx.Done():
+		e, err := w.Next(ctx)
+		switch {
+		case err == nil && !removes(e):
+		case ctx.Err() == nil:
+			return nil
+		case l.s.ctx.Err() != nil:
 			return fmt.Errorf("lock %s: %w", l.key, errClosed)
+		default:
+			return ErrAborted
 		}
 	}
 }

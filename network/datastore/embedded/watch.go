@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -120,15 +121,18 @@ type follower struct {
 
 // run ends with stop or Close.
 func (f *follower) run(recursive bool) {
+	ctx, release := f.until(f.stop)
+	defer release()
 	for pause := 100 * time.Millisecond; ; {
 		w, err := f.tree.Store().Watch(f.full(f.key), kvstore.WatchRequest{Recursive: recursive, Stream: true, Since: f.next})
 		if err == nil {
-			on := f.copy(w)
+			on := false
+			on, err = f.copy(ctx, w)
 			w.Close()
 			if !on {
 				return
 			}
-			if err = w.Reason(); errors.Is(err, kvstore.ErrSlowWatcher) {
+			if errors.Is(err, kvstore.ErrSlowWatcher) {
 				continue // from where it was; the history has the rest
 			}
 		}
@@ -147,46 +151,57 @@ func (f *follower) run(recursive bool) {
 		f.o.OnError(f.key, failure("watch", f.key, err))
 		select {
 		case <-time.After(pause):
-		case <-f.stop:
-			return
-		case <-f.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
 		pause = min(2*pause, 30*time.Second)
 	}
 }
 
-// copy tells of a watcher's events until it ends, and whether to go on then.
-func (f *follower) copy(w *kvstore.Watcher) (on bool) {
+// copy tells of a watcher's events until it ends, and whether to go on then. It returns why the watcher ended, or nil when
+// something is still to be told.
+func (f *follower) copy(ctx context.Context, w *kvstore.Watcher) (on bool, ended error) {
 	for {
-		select {
-		case e, open := <-w.Events():
-			if !open {
-				return true
-			}
-			if e.Index() < f.next {
-				continue // a list has told it
-			}
-			f.next = e.Index() + 1
-			if f.event != nil {
-				if !f.event(e) {
-					return false
-				}
-				continue
-			}
-			index, on, err := f.again()
-			if !on {
-				return false
-			}
-			if err != nil {
-				f.next = e.Index() // it is still to be told
-				return true
-			}
-			f.next = max(f.next, index+1)
-		case <-f.stop:
-			return false
-		case <-f.ctx.Done():
-			return false
+		e, err := w.Next(ctx)
+		if err != nil {
+			return ctx.Err() == nil, err
 		}
+		if e.Index() < f.next {
+			continue // a list has told it
+		}
+		f.next = e.Index() + 1
+		if f.event != nil {
+			if !f.event(e) {
+				return false, nil
+			}
+			continue
+		}
+		index, on, err := f.again()
+		if !on {
+			return false, nil
+		}
+		if err != nil {
+			f.next = e.Index() // it is still to be told
+			return true, nil
+		}
+		f.next = max(f.next, index+1)
+	}
+}
+
+// until returns a context that ends with stop or with Close, and what gives it up.
+func (s *Store) until(stop <-chan struct{}) (ctx context.Context, release func()) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel()
+		<-ended
 	}
 }
