@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"stated.dev/stated/kvstore"
@@ -157,6 +158,40 @@ func BenchmarkWatchers(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkWaitingWatchers is a change that wakes 10,000 goroutines.
+func BenchmarkWaitingWatchers(b *testing.B) {
+	s := fill(b, []string{"/1/a/b"}, 128)
+	var readers, seen sync.WaitGroup
+	watchers := make([]*kvstore.Watcher, 10_000)
+	for i := range watchers {
+		w, err := s.Watch("/1/a/b", kvstore.WatchRequest{Stream: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		watchers[i] = w
+		readers.Go(func() {
+			for {
+				if _, err := w.Next(b.Context()); err != nil {
+					return
+				}
+				seen.Done()
+			}
+		})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		seen.Add(len(watchers))
+		if _, err := s.Do(kvstore.Command{Op: kvstore.OpSet, Path: "/1/a/b", Value: "v"}); err != nil {
+			b.Fatal(err)
+		}
+		seen.Wait()
+	}
+	for _, w := range watchers {
+		w.Close()
+	}
+	readers.Wait()
 }
 
 // BenchmarkMillion reports what a million keys with values of 100 bytes take, and what it costs to move them.
