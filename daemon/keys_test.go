@@ -146,7 +146,7 @@ func TestImportIsWhole(t *testing.T) {
 			k = openKeys(t, dir)
 			defer closeKeys(t, k)
 			for i := range c.values {
-				if e, err := k.replica.Get(t.Context(), fmt.Sprintf("/1/new/%d", i), kvstore.GetRequest{}); err != nil || len(*e.Node.Value) != 1<<20 {
+				if e, err := k.replica.Get(t.Context(), fmt.Sprintf("/1/new/%d", i), kvstore.GetRequest{}); err != nil || len(e.Node.Value) != 1<<20 {
 					t.Errorf("key %d: %v", i, err)
 				}
 			}

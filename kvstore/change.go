@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -11,20 +12,22 @@ type change struct {
 	c    Command // by value: a pointer beside fields that go into events would put the command on the heap
 	path string  // clean
 	now  time.Time
-	old  *version
+	// index is the store's, before the change.
+	index uint64
 }
 
-func (m *change) fail(code int, cause string) *Error { return NewError(code, cause, m.old.index) }
+func (m *change) fail(code int, cause string) *Error { return NewError(code, cause, m.index) }
+
+func (m *change) lookup() (e entry, code, stop int) { return m.s.tree.root.Load().find(m.path) }
 
 // outcome is an event with all that it points to, in one piece of memory.
 type outcome struct {
-	event          Event
-	node, prev     Node
-	value, oldText string
+	event      Event
+	node, prev Node
 }
 
 func (m *change) outcome(action Action, created uint64) *outcome {
-	index := m.old.index + 1
+	index := m.index + 1
 	o := &outcome{event: Event{Action: action, EtcdIndex: index}}
 	o.node = Node{Key: m.path, ModifiedIndex: index, CreatedIndex: created}
 	o.event.Node = &o.node
@@ -34,13 +37,7 @@ func (m *change) outcome(action Action, created uint64) *outcome {
 // replaces records what was there before.
 func (o *outcome) replaces(e entry, now time.Time) {
 	a, value := e.read()
-	o.prev = Node{Key: o.node.Key, ModifiedIndex: a.modified, CreatedIndex: a.created}
-	if e.dir != nil {
-		o.prev.Dir = true
-	} else {
-		o.oldText = value
-		o.prev.Value = &o.oldText
-	}
+	o.prev = Node{Key: o.node.Key, Value: value, Dir: e.dir != nil, ModifiedIndex: a.modified, CreatedIndex: a.created}
 	o.prev.expires(a.expire, now)
 	o.event.PrevNode = &o.prev
 }
@@ -53,17 +50,13 @@ func (n *Node) expires(at, now time.Time) {
 
 // write puts a file or directory at the path, publishes the new tree and tells of it.
 func (m *change) write(o *outcome, e entry, expire time.Time, refresh bool) *Event {
-	next := &version{index: m.old.index + 1, root: m.old.root}
-	next.root.put(m.path, e, attributes{created: next.index, modified: next.index})
-	if e.dir == nil {
-		_, o.value = e.file.read()
-		o.node.Value = &o.value
-	} else {
-		o.node.Dir = true
+	index := m.index + 1
+	m.s.changeLocked(index, func(t *tree) { t.put(m.path, e, attributes{created: index, modified: index}) })
+	if o.node.Dir = e.dir != nil; !o.node.Dir {
+		_, o.node.Value = e.file.read()
 	}
 	o.node.expires(expire, m.now)
 	m.s.expiry.set(m.path, expire)
-	m.s.current.Store(next)
 	o.event.Refresh = refresh
 	m.s.history.add(&o.event)
 	if !refresh {
@@ -78,10 +71,8 @@ func (m *change) take(action Action, e entry) *Event {
 	o := m.outcome(action, a.created)
 	o.node.Dir = e.dir != nil
 	o.replaces(e, m.now)
-	next := &version{index: m.old.index + 1, root: m.old.root}
-	next.root.remove(m.path)
+	m.s.changeLocked(m.index+1, func(t *tree) { t.remove(m.path) })
 	m.s.expiry.set(m.path, time.Time{})
-	m.s.current.Store(next)
 	m.s.history.add(&o.event)
 	if e.dir != nil && (m.s.hub.count > 0 || len(m.s.expiry.heap) > 0) {
 		m.forget(&o.event, m.path, e.dir)
@@ -91,11 +82,11 @@ func (m *change) take(action Action, e entry) *Event {
 }
 
 // forget takes all paths below a removed directory out of the heap, and tells who watches exactly them.
-func (m *change) forget(event *Event, path string, dir *node) {
-	dir.each(func(leaf *node, i int) {
-		below := path + "/" + leaf.name(i)
-		if leaf.isDir(i) {
-			m.forget(event, below, leaf.kid(i))
+func (m *change) forget(event *Event, path string, dir *dir) {
+	dir.each(func(name string, e entry) {
+		below := path + "/" + name
+		if e.dir != nil {
+			m.forget(event, below, e.dir)
 		}
 		m.s.expiry.set(below, time.Time{})
 		m.s.hub.visit(below, event, true)
@@ -104,13 +95,13 @@ func (m *change) forget(event *Event, path string, dir *node) {
 
 func (m *change) create() (*Event, *Error) {
 	if m.c.Unique {
-		digits := strconv.FormatUint(m.old.index+1, 10)
+		digits := strconv.FormatUint(m.index+1, 10)
 		m.path = clean(m.path + "/" + "00000000000000000000"[:max(0, 20-len(digits))] + digits)
 	}
 	if m.s.readOnly[m.path] {
 		return nil, m.fail(CodeRootReadOnly, "/")
 	}
-	e, code, stop := m.old.root.find(m.path)
+	e, code, stop := m.lookup()
 	switch code {
 	case 0:
 		return nil, m.fail(CodeKeyExists, m.path)
@@ -122,7 +113,7 @@ func (m *change) create() (*Event, *Error) {
 }
 
 func (m *change) set() (*Event, *Error) {
-	e, code, stop := m.old.root.find(m.path)
+	e, code, stop := m.lookup()
 	if code == CodeNotDir || code != 0 && m.c.Refresh {
 		return nil, m.fail(code, m.path[:stop])
 	}
@@ -141,16 +132,16 @@ func (m *change) set() (*Event, *Error) {
 
 // place makes a new file or directory, in the place of the file e when there was one.
 func (m *change) place(action Action, e entry, existed bool, value string) *Event {
-	index := m.old.index + 1
+	index := m.index + 1
 	o := m.outcome(action, index)
 	if existed {
 		o.replaces(e, m.now)
 	}
 	a := attributes{created: index, modified: index, expire: tidyExpire(m.c.Expire)}
 	if m.c.Dir {
-		e = entry{dir: newDir(a)}
+		e = entry{dir: newDir(strings.Clone(base(m.path)), a)}
 	} else {
-		e = entry{file: newRecord(a, value)}
+		e = entry{file: newRecord(base(m.path), a, value)}
 	}
 	return m.write(o, e, a.expire, m.c.Refresh)
 }
@@ -186,7 +177,7 @@ func (m *change) existing() (entry, *Error) {
 }
 
 func (m *change) find() (entry, *Error) {
-	e, code, stop := m.old.root.find(m.path)
+	e, code, stop := m.lookup()
 	if code != 0 {
 		return entry{}, m.fail(code, m.path[:stop])
 	}
@@ -222,14 +213,15 @@ func (m *change) replace(action Action, e entry) *Event {
 	o.replaces(e, m.now)
 	a.expire = tidyExpire(m.c.Expire)
 	if e.dir != nil {
-		e.dir = e.dir.copy()
-		e.dir.setAttributes(a)
+		d := *e.dir
+		d.attributes = a
+		e.dir = &d
 	} else {
 		if !m.c.Refresh {
 			value = m.c.Value
 		}
-		a.modified = m.old.index + 1
-		e.file = newRecord(a, value)
+		a.modified = m.index + 1
+		e.file = newRecord(base(m.path), a, value)
 	}
 	return m.write(o, e, a.expire, m.c.Refresh)
 }

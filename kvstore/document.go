@@ -15,7 +15,7 @@ func (s *Store) Save() ([]byte, error) {
 	p := s.Snapshot()
 	b := make([]byte, 0, 1<<16)
 	b = append(b, `{"Root":`...)
-	b = appendSavedDir(b, "/", &p.version.root)
+	b = appendSavedDir(b, "/", p.version.root)
 
 	// etcd indexes the list of events by its capacity, so the list is as long as that.
 	capacity := max(s.options.HistoryEvents, len(p.events))
@@ -47,22 +47,21 @@ func (s *Store) Save() ([]byte, error) {
 // SaveNoCopy is Save. Nothing is copied in either case, since a state of the tree never changes.
 func (s *Store) SaveNoCopy() ([]byte, error) { return s.Save() }
 
-func appendSavedDir(b []byte, path string, dir *node) []byte {
-	b = appendSaved(b, path, *dir.dir, "")
+func appendSavedDir(b []byte, path string, d *dir) []byte {
+	b = appendSaved(b, path, d.attributes, "")
 	if path == "/" {
 		path = ""
 	}
 	first := len(b)
-	dir.each(func(leaf *node, i int) {
+	d.each(func(name string, e entry) {
 		b = append(b, "{,"[min(1, len(b)-first)])
-		name := leaf.name(i)
 		b = appendJSONString(b, name)
 		b = append(b, ':')
-		if leaf.isDir(i) {
-			b = appendSavedDir(b, path+"/"+name, leaf.kid(i))
+		if e.dir != nil {
+			b = appendSavedDir(b, path+"/"+name, e.dir)
 			return
 		}
-		a, value := leaf.file(i).read()
+		a, value := e.file.read()
 		b = appendSaved(b, path+"/"+name, a, value)
 		b = append(b, "null}"...)
 	})
@@ -118,7 +117,7 @@ type savedEvent struct {
 
 type savedOuter struct {
 	Key           string    `json:"key"`
-	Value         *string   `json:"value"`
+	Value         string    `json:"value"`
 	Dir           bool      `json:"dir"`
 	Expiration    time.Time `json:"expiration"`
 	TTL           int64     `json:"ttl"`
@@ -136,7 +135,7 @@ func (s *Store) Recovery(document []byte) error {
 	c := content{index: saved.CurrentIndex, stats: saved.Stats}
 	var err error
 	if c.events, err = saved.events(); err == nil {
-		c.root, err = saved.Root.dir("", 0, &c.expiry)
+		c.root, err = saved.Root.build("", "", 0, &c.expiry)
 	}
 	if err != nil {
 		return fmt.Errorf("recover the key store from a document: %w", err)
@@ -147,12 +146,12 @@ func (s *Store) Recovery(document []byte) error {
 	return nil
 }
 
-// dir builds the directory that a node stands for.
-func (n *savedNode) dir(path string, depth int, x *expiry) (*node, error) {
+// build makes the directory that a node stands for.
+func (n *savedNode) build(path, name string, depth int, x *expiry) (*dir, error) {
 	if n == nil || depth > maxDepth {
 		return nil, errors.New("a node is missing or lies too deep")
 	}
-	b := builder{attributes: n.attributes()}
+	b := newBuilder(name, n.attributes())
 	names := make([]string, 0, len(n.Children))
 	for name := range n.Children {
 		if !isName(name) {
@@ -169,17 +168,17 @@ func (n *savedNode) dir(path string, depth int, x *expiry) (*node, error) {
 		case child == nil:
 			return nil, fmt.Errorf("the node of %.100q is missing", below)
 		case child.Children == nil:
-			e.file = newRecord(child.attributes(), child.Value)
+			e.file = newRecord(name, child.attributes(), child.Value)
 		default:
 			var err error
-			if e.dir, err = child.dir(below, depth+1, x); err != nil {
+			if e.dir, err = child.build(below, name, depth+1, x); err != nil {
 				return nil, err
 			}
 		}
 		x.set(below, child.attributes().expire)
 		b.add(name, e)
 	}
-	return b.done(), nil
+	return b.dir, nil
 }
 
 func (n *savedNode) attributes() attributes {

@@ -33,6 +33,17 @@ type Event struct {
 	EtcdIndex uint64 // the store's index when the event was made; not part of its JSON form
 }
 
+// Found is what a Get returns. It is no event, so that reading a key needs no memory of its own.
+type Found struct {
+	Node      Node
+	EtcdIndex uint64 // the store's index when the node was found so
+}
+
+// Event returns the form in which the API answers with it.
+func (f *Found) Event() *Event {
+	return &Event{Action: ActionGet, Node: &f.Node, EtcdIndex: f.EtcdIndex}
+}
+
 // Index is the index of the change that the event tells of.
 func (e *Event) Index() uint64 { return e.Node.ModifiedIndex }
 
@@ -44,7 +55,7 @@ func (e *Event) IsCreated() bool {
 // Node is the form in which a key or directory leaves the store.
 type Node struct {
 	Key           string
-	Value         *string // nil for directories and for what was deleted or has expired
+	Value         string // "" for directories and for what was deleted or has expired
 	Dir           bool
 	Expiration    time.Time // UTC; zero for a permanent key
 	TTL           int64     // seconds that were left when the event was made, rounded up
@@ -60,7 +71,7 @@ func (e *Event) MarshalJSON() ([]byte, error) {
 
 // MarshalJSON writes the node with its fields in the API's order, keys as they are in the store.
 func (n *Node) MarshalJSON() ([]byte, error) {
-	return n.appendJSON(make([]byte, 0, 256), ""), nil
+	return n.appendJSON(make([]byte, 0, 256), "", false), nil
 }
 
 // AppendJSON appends the event's JSON form to b and returns it. It cuts prefix off each key, so that a name space's events
@@ -70,11 +81,11 @@ func (e *Event) AppendJSON(b []byte, prefix string) []byte {
 	b = appendJSONString(b, string(e.Action))
 	if e.Node != nil {
 		b = append(b, `,"node":`...)
-		b = e.Node.appendJSON(b, prefix)
+		b = e.Node.appendJSON(b, prefix, e.Removes())
 	}
 	if e.PrevNode != nil {
 		b = append(b, `,"prevNode":`...)
-		b = e.PrevNode.appendJSON(b, prefix)
+		b = e.PrevNode.appendJSON(b, prefix, false)
 	}
 	if e.Refresh {
 		b = append(b, `,"refresh":true`...)
@@ -82,7 +93,12 @@ func (e *Event) AppendJSON(b []byte, prefix string) []byte {
 	return append(b, '}')
 }
 
-func (n *Node) appendJSON(b []byte, prefix string) []byte {
+// Removes says whether the event's node is gone, and so has no value, not even an empty one.
+func (e *Event) Removes() bool {
+	return e.Action == ActionDelete || e.Action == ActionCompareAndDelete || e.Action == ActionExpire
+}
+
+func (n *Node) appendJSON(b []byte, prefix string, isGone bool) []byte {
 	b = append(b, '{')
 	start := len(b)
 	field := func(name string) {
@@ -97,9 +113,9 @@ func (n *Node) appendJSON(b []byte, prefix string) []byte {
 		field("key")
 		b = appendJSONString(b, key)
 	}
-	if n.Value != nil {
+	if !n.Dir && !isGone {
 		field("value")
-		b = appendJSONString(b, *n.Value)
+		b = appendJSONString(b, n.Value)
 	}
 	if n.Dir {
 		field("dir")
@@ -119,7 +135,7 @@ func (n *Node) appendJSON(b []byte, prefix string) []byte {
 		field("nodes")
 		for i, child := range n.Nodes {
 			b = append(b, "[,"[min(i, 1)])
-			b = child.appendJSON(b, prefix)
+			b = child.appendJSON(b, prefix, false)
 		}
 		b = append(b, ']')
 	}

@@ -137,7 +137,7 @@ func FuzzPath(f *testing.F) {
 		if e.Node.Key != want {
 			t.Errorf("the key of %q is %q, want %q", p, e.Node.Key, want)
 		}
-		if got, err := s.Get(want, kvstore.GetRequest{}); err != nil || *got.Node.Value != "v" {
+		if got, err := s.Get(want, kvstore.GetRequest{}); err != nil || got.Node.Value != "v" {
 			t.Errorf("%q: %v, %v", want, got, err)
 		}
 	})

@@ -18,12 +18,9 @@ type history struct {
 const eventOverhead = 256
 
 func eventSize(e *Event) int64 {
-	size := eventOverhead + len(e.Node.Key)
-	if e.Node.Value != nil {
-		size += len(*e.Node.Value)
-	}
-	if e.PrevNode != nil && e.PrevNode.Value != nil {
-		size += len(*e.PrevNode.Value)
+	size := eventOverhead + len(e.Node.Key) + len(e.Node.Value)
+	if e.PrevNode != nil {
+		size += len(e.PrevNode.Value)
 	}
 	return int64(size)
 }

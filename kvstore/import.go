@@ -85,7 +85,7 @@ func (r *Replica) Import(ctx context.Context, q ImportRequest) (done Imported, e
 	if done, err = trial.survey(clean(q.Keep)); err != nil {
 		return done, fmt.Errorf("%w: %w", ErrDocument, err)
 	}
-	if !q.Replace && r.store.current.Load().hasKeys(r.store.readOnly, clean(q.Keep)) {
+	if !q.Replace && hasKeys(r.store.tree.root.Load(), r.store.readOnly, clean(q.Keep)) {
 		return done, fmt.Errorf("import into the key store: %w", ErrHasKeys)
 	}
 	p := Piece{Import: rand.Uint64() | 1, Replace: q.Replace}
@@ -169,23 +169,22 @@ func (p *pieces) end() error {
 
 // survey counts what a document has brought and refuses what a store could not go on from.
 func (s *Store) survey(keep string) (done Imported, err error) {
-	v := s.current.Load()
-	if v.index > maxIndex {
-		return done, fmt.Errorf("its index %d leaves no room for changes", v.index)
+	root, index := s.tree.root.Load(), s.index.Load()
+	if index > maxIndex {
+		return done, fmt.Errorf("its index %d leaves no room for changes", index)
 	}
-	if !v.hasNamespaces(s.readOnly) {
+	if !hasNamespaces(root, s.readOnly) {
 		return done, errNamespace
 	}
-	var walk func(path string, dir *node, counts bool) error
-	walk = func(path string, dir *node, counts bool) (err error) {
-		dir.each(func(leaf *node, i int) {
+	var walk func(path string, d *dir, counts bool) error
+	walk = func(path string, d *dir, counts bool) (err error) {
+		d.each(func(name string, e entry) {
 			if err != nil {
 				return
 			}
-			below := path + "/" + leaf.name(i)
-			e := leaf.entry(i)
-			if a, _ := e.read(); a.created > v.index || a.modified > v.index {
-				err = fmt.Errorf("%.100q was changed at an index above the document's own, %d", below, v.index)
+			below := path + "/" + name
+			if a, _ := e.read(); a.created > index || a.modified > index {
+				err = fmt.Errorf("%.100q was changed at an index above the document's own, %d", below, index)
 				return
 			}
 			counted := counts && below != keep
@@ -199,15 +198,15 @@ func (s *Store) survey(keep string) (done Imported, err error) {
 		})
 		return err
 	}
-	return done, walk("", &v.root, true)
+	return done, walk("", root, true)
 }
 
 var errNamespace = errors.New("a key stands where the API keeps a directory of its own")
 
 // hasNamespaces says whether what cannot be written is a directory.
-func (v *version) hasNamespaces(readOnly map[string]bool) bool {
+func hasNamespaces(root *dir, readOnly map[string]bool) bool {
 	for name := range readOnly {
-		if e, code, _ := v.root.find(name); code == CodeNotDir || code == 0 && e.dir == nil {
+		if e, code, _ := root.find(name); code == CodeNotDir || code == 0 && e.dir == nil {
 			return false
 		}
 	}
@@ -215,9 +214,9 @@ func (v *version) hasNamespaces(readOnly map[string]bool) bool {
 }
 
 // hasKeys says whether there is anything that a store does not begin with, outside keep.
-func (v *version) hasKeys(readOnly map[string]bool, keep string) (has bool) {
-	v.root.each(func(leaf *node, i int) {
-		path, e := "/"+leaf.name(i), leaf.entry(i)
+func hasKeys(root *dir, readOnly map[string]bool, keep string) (has bool) {
+	root.each(func(name string, e entry) {
+		path := "/" + name
 		has = has || path != keep && (e.dir == nil || !readOnly[path] || !e.dir.isEmpty())
 	})
 	return has
@@ -269,20 +268,20 @@ func (s *Store) takeOver(c *Command, in content) *Error {
 	if !c.Estimate && !c.Time.IsZero() {
 		s.tickLocked(c.Time)
 	}
-	keep, now := clean(c.Path), s.current.Load()
+	keep, root, index := clean(c.Path), s.tree.root.Load(), s.index.Load()
 	switch {
-	case !c.Piece.Replace && now.hasKeys(s.readOnly, keep):
-		return NewError(CodeDirNotEmpty, "/", now.index)
-	case in.index > maxIndex, !(&version{root: *in.root}).hasNamespaces(s.readOnly), keep != "/" && depth(keep) != 1:
-		return NewError(CodeInvalidField, "import", now.index)
+	case !c.Piece.Replace && hasKeys(root, s.readOnly, keep):
+		return NewError(CodeDirNotEmpty, "/", index)
+	case in.index > maxIndex, !hasNamespaces(in.root, s.readOnly), keep != "/" && depth(keep) != 1:
+		return NewError(CodeInvalidField, "import", index)
 	}
 	if keep != "/" {
 		s.keepLocked(keep, &in)
 	}
-	if in.index < now.index {
+	if in.index < index {
 		// What is kept of the past would be that of another index. One index is left out, so that who has seen all that
 		// was before learns of it as well.
-		in.index = now.index + 2
+		in.index = index + 2
 		in.events = []*Event{{Action: ActionSet, Node: &Node{Key: "/", Dir: true, ModifiedIndex: in.index, CreatedIndex: in.index}, EtcdIndex: in.index}}
 	}
 	in.stats = s.statsLocked()
@@ -299,15 +298,17 @@ func (s *Store) keepLocked(keep string, in *content) {
 			in.expiry.set(d.path, time.Time{})
 		}
 	}
-	now := s.current.Load()
-	switch e, code, _ := now.root.find(keep); {
+	var becomes tree // its epoch is below that of all that the store has made, so that stays as it is
+	becomes.root.Store(in.root)
+	switch e, code, _ := s.tree.root.Load().find(keep); {
 	case code == 0:
-		in.root.put(keep, e, attributes{})
+		becomes.put(keep, e, attributes{})
 	default:
 		if _, code, _ := in.root.find(keep); code == 0 {
-			in.root.remove(keep)
+			becomes.remove(keep)
 		}
 	}
+	in.root = becomes.root.Load()
 	for _, d := range s.expiry.heap {
 		if isKept(d.path) {
 			in.expiry.set(d.path, d.time)

@@ -35,7 +35,7 @@ func value(t *testing.T, s *kvstore.Store, path string) string {
 	if err != nil {
 		return err.Error()
 	}
-	return fmt.Sprintf("%s@%d/%d", *e.Node.Value, e.Node.CreatedIndex, e.Node.ModifiedIndex)
+	return fmt.Sprintf("%s@%d/%d", e.Node.Value, e.Node.CreatedIndex, e.Node.ModifiedIndex)
 }
 
 // TestImport brings the tree of another store to two hosts.
@@ -83,7 +83,7 @@ func TestImport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := next(t, past); e.Index() != 3 || *e.Node.Value != "2" {
+	if e := next(t, past); e.Index() != 3 || e.Node.Value != "2" {
 		t.Errorf("the history gave %s", wire(t, e))
 	}
 	if at, ok := b.Store().NextExpiry(); !ok || !at.Equal(noon.Add(time.Hour)) {

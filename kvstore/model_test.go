@@ -65,7 +65,7 @@ func (m *model) find(path string) (modelNode, int, string) {
 func (m *model) outer(path string, n modelNode, now time.Time) *kvstore.Node {
 	out := &kvstore.Node{Key: path, Dir: n.dir, CreatedIndex: n.created, ModifiedIndex: n.modified}
 	if !n.dir {
-		out.Value = &n.value
+		out.Value = n.value
 	}
 	if !n.expire.IsZero() {
 		out.Expiration, out.TTL = n.expire, int64((n.expire.Sub(now)+time.Second-1)/time.Second)
@@ -267,7 +267,7 @@ func dump(t *testing.T, s *kvstore.Store) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strconv.FormatUint(e.EtcdIndex, 10) + wire(t, withoutTTL(e.Node))
+	return strconv.FormatUint(e.EtcdIndex, 10) + wire(t, withoutTTL(&e.Node))
 }
 
 // TestRandomHistories runs random commands against the store and the model, with watchers, snapshots and clones on the way.

@@ -187,9 +187,9 @@ func (r *Replica) finish(sequence uint64) {
 }
 
 // Get reads after ReadIndex, so the answer holds every change that was acknowledged before the call.
-func (r *Replica) Get(ctx context.Context, path string, g GetRequest) (*Event, error) {
+func (r *Replica) Get(ctx context.Context, path string, g GetRequest) (Found, error) {
 	if err := r.log.ReadIndex(ctx); err != nil {
-		return nil, r.failure(err)
+		return Found{}, r.failure(err)
 	}
 	return r.store.Get(path, g)
 }

@@ -15,7 +15,7 @@ import (
 
 // Snapshot is a store as it was at one moment. Making one costs the same for any size of tree.
 type Snapshot struct {
-	version *version
+	version version
 	events  []*Event
 	stats   Stats
 	clock   time.Time
@@ -25,7 +25,7 @@ type Snapshot struct {
 func (s *Store) Snapshot() *Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &Snapshot{s.current.Load(), slices.Clone(s.history.all()), s.statsLocked(), s.clock}
+	return &Snapshot{s.freezeLocked(), slices.Clone(s.history.all()), s.statsLocked(), s.clock}
 }
 
 // Index is the store's index when the snapshot was made.
@@ -40,7 +40,10 @@ func (s *Store) Clone() *Store {
 	c := &Store{options: s.options, readOnly: s.readOnly}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.current.Store(s.current.Load())
+	now := s.freezeLocked()
+	c.tree.root.Store(now.root)
+	c.tree.epoch = s.tree.epoch // above that of all there is
+	c.index.Store(now.index)
 	c.clock = s.clock
 	c.expiry = expiry{heap: slices.Clone(s.expiry.heap), at: maps.Clone(s.expiry.at)}
 	c.history = s.history
@@ -64,7 +67,7 @@ func (s *Store) takeStats(st Stats) {
 
 // content is what a restored store consists of.
 type content struct {
-	root   *node
+	root   *dir
 	index  uint64
 	stats  Stats
 	events []*Event
@@ -73,14 +76,12 @@ type content struct {
 
 // becomeLocked replaces the store's state and lets each watcher go on where it can.
 func (s *Store) becomeLocked(c content) {
-	before := s.current.Load().index
-	for name := range s.readOnly {
-		if _, code, _ := c.root.find(name); code == CodeKeyNotFound {
-			// A document of a store without the name space. Its root is new, so it may be changed here.
-			c.root.put(name, entry{dir: newDir(attributes{})}, attributes{})
-		}
-	}
-	s.current.Store(&version{index: c.index, root: *c.root})
+	before := s.index.Load()
+	s.changeLocked(c.index, func(t *tree) {
+		t.freeze() // what is kept of the old tree is not owned by the new one
+		t.root.Store(c.root)
+		s.addNamespaces() // of which a document may know nothing
+	})
 	s.expiry = c.expiry
 	s.takeStats(c.stats)
 	s.history.events, s.history.head, s.history.bytes = nil, 0, 0
@@ -124,7 +125,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // WriteTo writes the snapshot as a binary stream, which Restore reads.
 func (p *Snapshot) WriteTo(w io.Writer) (int64, error) {
-	if p.version == nil {
+	if p.version.root == nil {
 		return 0, errors.New("write a snapshot of the key store: it was released")
 	}
 	c := chunker{w: w}
@@ -142,7 +143,7 @@ func (p *Snapshot) WriteTo(w io.Writer) (int64, error) {
 		c.buf = appendEvent(c.buf, e)
 		c.next()
 	}
-	c.dir("", &p.version.root)
+	c.dir("", p.version.root)
 	c.flush()
 	c.chunk(nil)
 	if c.err != nil {
@@ -211,19 +212,19 @@ func (c *chunker) item(kind byte, name string, a attributes) {
 	}
 }
 
-func (c *chunker) dir(name string, dir *node) {
-	c.item(itemDir, name, *dir.dir)
+func (c *chunker) dir(name string, d *dir) {
+	c.item(itemDir, name, d.attributes)
 	c.next()
-	dir.each(func(leaf *node, i int) {
+	d.each(func(name string, e entry) {
 		if c.err != nil {
 			return
 		}
-		if leaf.isDir(i) {
-			c.dir(leaf.name(i), leaf.kid(i))
+		if e.dir != nil {
+			c.dir(name, e.dir)
 			return
 		}
-		a, value := leaf.file(i).read()
-		c.item(itemFile, leaf.name(i), a)
+		a, value := e.file.read()
+		c.item(itemFile, name, a)
 		c.buf = appendString(c.buf, value)
 		c.next()
 	})
@@ -354,10 +355,9 @@ func readSnapshot(r io.Reader) (out content, clock time.Time, err error) {
 }
 
 // tree reads a directory with all that is in it, and lists what expires.
-func (c *chunks) tree(x *expiry) (*node, error) {
+func (c *chunks) tree(x *expiry) (*dir, error) {
 	type open struct {
 		builder
-		name string
 		path string
 	}
 	var stack []*open
@@ -372,11 +372,10 @@ func (c *chunks) tree(x *expiry) (*node, error) {
 			}
 			top := stack[len(stack)-1]
 			stack = stack[:len(stack)-1]
-			dir := top.done()
 			if len(stack) == 0 {
-				return dir, nil
+				return top.dir, nil
 			}
-			if !stack[len(stack)-1].add(top.name, entry{dir: dir}) {
+			if !stack[len(stack)-1].add(top.dir.name, entry{dir: top.dir}) {
 				return nil, errOrder
 			}
 			continue
@@ -404,13 +403,13 @@ func (c *chunks) tree(x *expiry) (*node, error) {
 		}
 		switch kind &^ itemExpires {
 		case itemDir:
-			stack = append(stack, &open{builder{attributes: a}, name, path})
+			stack = append(stack, &open{newBuilder(name, a), path})
 		case itemFile:
 			value := c.d.bytes()
 			if c.d.err != nil {
 				return nil, c.d.err
 			}
-			if len(stack) == 0 || !stack[len(stack)-1].add(name, entry{file: newRecordBytes(a, value)}) {
+			if len(stack) == 0 || !stack[len(stack)-1].add(name, entry{file: newRecord(name, a, value)}) {
 				return nil, errOrder
 			}
 		default:
@@ -436,7 +435,7 @@ const (
 )
 
 const (
-	nodeValue = 1 << iota
+	nodeValue = 1 << iota // of a file that is there
 	nodeDir
 	nodeExpires
 )
@@ -446,19 +445,20 @@ func appendEvent(b []byte, e *Event) []byte {
 	b = append(b, byte(flag(e.Node != nil)*eventNode|flag(e.PrevNode != nil)*eventPrev|flag(e.Refresh)*eventRefresh))
 	b = binary.AppendUvarint(b, e.EtcdIndex)
 	if e.Node != nil {
-		b = appendNode(b, e.Node)
+		b = appendNode(b, e.Node, !e.Removes())
 	}
 	if e.PrevNode != nil {
-		b = appendNode(b, e.PrevNode)
+		b = appendNode(b, e.PrevNode, true)
 	}
 	return b
 }
 
-func appendNode(b []byte, n *Node) []byte {
-	b = append(b, byte(flag(n.Value != nil)*nodeValue|flag(n.Dir)*nodeDir|flag(!n.Expiration.IsZero())*nodeExpires))
+func appendNode(b []byte, n *Node, isThere bool) []byte {
+	hasValue := isThere && !n.Dir
+	b = append(b, byte(flag(hasValue)*nodeValue|flag(n.Dir)*nodeDir|flag(!n.Expiration.IsZero())*nodeExpires))
 	b = appendString(b, n.Key)
-	if n.Value != nil {
-		b = appendString(b, *n.Value)
+	if hasValue {
+		b = appendString(b, n.Value)
 	}
 	if !n.Expiration.IsZero() {
 		b = appendTime(b, n.Expiration)
@@ -490,8 +490,7 @@ func (d *decoder) node() *Node {
 	bits := d.byte()
 	n := &Node{Key: d.string(), Dir: bits&nodeDir != 0}
 	if bits&nodeValue != 0 {
-		value := d.string()
-		n.Value = &value
+		n.Value = d.string()
 	}
 	if bits&nodeExpires != 0 {
 		n.Expiration, n.TTL = d.time(), unzigzag(d.uvarint())

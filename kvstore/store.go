@@ -29,10 +29,14 @@ const maxDepth = 4096
 type Store struct {
 	options  Options
 	readOnly map[string]bool
-	current  atomic.Pointer[version] // replaced under mu, read without it
-	gets     [8]getCount             // spread by the path, so that two cores do not write the same line for each Get
+	gets     [8]getCount // spread by the path, so that two cores do not write the same line for each Get
 
-	mu      sync.Mutex // guards what follows; the replica's lock is taken before it
+	// What follows is changed under mu and read without it.
+	tree    tree
+	index   atomic.Uint64 // the number of changes so far
+	changes atomic.Uint64 // odd while the tree is ahead of the index, another number after each change
+
+	mu      sync.Mutex // guards what follows, too; the replica's lock is taken before it
 	clock   time.Time  // the latest time that a leader's command brought
 	expiry  expiry
 	history history
@@ -43,7 +47,7 @@ type Store struct {
 // version is one state of the tree. It never changes.
 type version struct {
 	index uint64
-	root  node
+	root  *dir
 }
 
 type getCount struct {
@@ -68,17 +72,13 @@ func New(o Options) *Store {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Store{options: o, readOnly: map[string]bool{"/": true}}
-	v := &version{root: *newDir(attributes{})}
+	s := &Store{options: o, readOnly: map[string]bool{"/": true}, tree: tree{epoch: 1}}
+	s.tree.root.Store(newDir("", attributes{}))
 	o.Namespaces = append([]string(nil), o.Namespaces...)
 	for _, name := range o.Namespaces {
-		name = clean(name)
-		if _, code, _ := v.root.find(name); code != 0 {
-			v.root.put(name, entry{dir: newDir(attributes{})}, attributes{})
-		}
-		s.readOnly[name] = true
+		s.readOnly[clean(name)] = true
 	}
-	s.current.Store(v)
+	s.addNamespaces()
 	s.history = history{maxEvents: o.HistoryEvents, maxBytes: o.HistoryBytes}
 	return s
 }
@@ -114,32 +114,72 @@ func depth(path string) int {
 	return strings.Count(path, "/")
 }
 
-// Get returns the key or directory at path. It never waits for a change.
-func (s *Store) Get(path string, r GetRequest) (*Event, error) {
-	path = clean(path)
-	v := s.current.Load()
-	count := &s.gets[int(path[len(path)-1])%len(s.gets)]
-	e, code, stop := v.root.find(path)
-	if code != 0 {
-		count.fail.Add(1)
-		return nil, NewError(code, path[:stop], v.index)
-	}
-	count.success.Add(1)
-	if e.dir == nil {
-		// An answer is one piece of memory.
-		b := &struct {
-			event Event
-			node  Node
-			value string
-		}{event: Event{Action: ActionGet, EtcdIndex: v.index}}
-		var a attributes
-		a, b.value = e.file.read()
-		b.node = Node{Key: path, Value: &b.value, ModifiedIndex: a.modified, CreatedIndex: a.created}
-		if !a.expire.IsZero() {
-			b.node.Expiration, b.node.TTL = a.expire, secondsLeft(a.expire, s.options.Now())
+// addNamespaces makes the directories that cannot be written, where there are none.
+func (s *Store) addNamespaces() {
+	for name := range s.readOnly {
+		if _, code, _ := s.tree.root.Load().find(name); code == CodeKeyNotFound {
+			s.tree.put(name, entry{dir: newDir(base(name), attributes{})}, attributes{})
 		}
-		b.event.Node = &b.node
-		return &b.event, nil
+	}
+}
+
+// base returns the last element of a clean path.
+func base(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
+
+// change has f change the tree, after which the store has that index.
+func (s *Store) changeLocked(index uint64, f func(t *tree)) {
+	s.changes.Add(1)
+	f(&s.tree)
+	s.index.Store(index)
+	s.changes.Add(1)
+}
+
+// freezeLocked returns the present state.
+func (s *Store) freezeLocked() version { return version{s.index.Load(), s.tree.freeze()} }
+
+// Get returns the key or directory at path. A key that is there is read without any lock. Other answers are
+// looked for again, and at last with the lock that changes of the tree in memory take, when a change came between.
+func (s *Store) Get(path string, r GetRequest) (Found, error) {
+	path = clean(path)
+	count := &s.gets[int(path[len(path)-1])%len(s.gets)]
+	for range 2 {
+		before, index := s.changes.Load(), s.index.Load()
+		e, code, stop := s.tree.root.Load().find(path)
+		if code == 0 && e.dir == nil {
+			count.success.Add(1)
+			n := s.file(path, e.file)
+			// The tree may be ahead of the index: then by the change that made this very record, or by one of another key.
+			return Found{n, max(index, n.ModifiedIndex)}, nil
+		}
+		if n, err := s.answer(path, r, e, code, stop, index); before&1 == 0 && s.changes.Load() == before {
+			count.add(err)
+			return Found{n, index}, err
+		}
+	}
+	s.mu.Lock()
+	v := s.freezeLocked()
+	s.mu.Unlock()
+	e, code, stop := v.root.find(path)
+	n, err := s.answer(path, r, e, code, stop, v.index)
+	count.add(err)
+	return Found{n, v.index}, err
+}
+
+func (c *getCount) add(err error) {
+	if err == nil {
+		c.success.Add(1)
+	} else {
+		c.fail.Add(1)
+	}
+}
+
+// answer returns what was found at a path.
+func (s *Store) answer(path string, r GetRequest, e entry, code, stop int, index uint64) (Node, error) {
+	if code != 0 {
+		return Node{}, NewError(code, path[:stop], index)
+	}
+	if e.dir == nil {
+		return s.file(path, e.file), nil
 	}
 	var now time.Time
 	l := lister{recursive: r.Recursive, now: func() time.Time {
@@ -148,46 +188,43 @@ func (s *Store) Get(path string, r GetRequest) (*Event, error) {
 		}
 		return now
 	}}
-	return &Event{Action: ActionGet, Node: l.node(path, e, true), EtcdIndex: v.index}, nil
+	return l.node(path, e, true), nil
+}
+
+// file returns the outer form of a file.
+func (s *Store) file(path string, f record) Node {
+	a, value := f.read()
+	n := Node{Key: path, Value: value, ModifiedIndex: a.modified, CreatedIndex: a.created}
+	if !a.expire.IsZero() {
+		n.expires(a.expire, s.options.Now())
+	}
+	return n
 }
 
 // lister makes the outer form of directories.
 type lister struct {
 	recursive bool
 	now       func() time.Time
-	path      []byte // of the directory that is being listed
 }
 
 // node returns an entry, with its children when open.
-func (l *lister) node(key string, e entry, open bool) *Node {
-	b := &struct {
-		node  Node
-		value string
-	}{}
-	n := &b.node
+func (l *lister) node(key string, e entry, open bool) Node {
 	a, value := e.read()
-	n.Key, n.ModifiedIndex, n.CreatedIndex = key, a.modified, a.created
+	n := Node{Key: key, Value: value, Dir: e.dir != nil, ModifiedIndex: a.modified, CreatedIndex: a.created}
 	if !a.expire.IsZero() {
-		n.Expiration, n.TTL = a.expire, secondsLeft(a.expire, l.now())
+		n.expires(a.expire, l.now())
 	}
-	if e.dir == nil {
-		b.value = value
-		n.Value = &b.value
-		return n
-	}
-	n.Dir = true
-	if !open || e.dir.isEmpty() {
+	if !n.Dir || !open {
 		return n
 	}
 	if key == "/" {
 		key = ""
 	}
-	e.dir.each(func(leaf *node, i int) {
-		name := leaf.name(i)
-		if name[0] == '_' {
-			return
+	e.dir.each(func(name string, e entry) {
+		if name[0] != '_' {
+			child := l.node(key+"/"+name, e, l.recursive)
+			n.Nodes = append(n.Nodes, &child)
 		}
-		n.Nodes = append(n.Nodes, l.node(key+"/"+name, leaf.entry(i), l.recursive))
 	})
 	return n
 }
@@ -196,7 +233,7 @@ func (l *lister) node(key string, e entry, open bool) *Node {
 func (s *Store) Watch(path string, r WatchRequest) (*Watcher, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	index := s.current.Load().index
+	index := s.index.Load()
 	t := subject{path: clean(path), recursive: r.Recursive, stream: r.Stream}
 	since := r.Since
 	switch {
@@ -283,7 +320,7 @@ func (s *Store) apply(c *Command) (*Event, *Error) {
 		s.tickLocked(now)
 		now = s.clock
 	}
-	m := change{s: s, c: *c, path: clean(c.Path), now: now, old: s.current.Load()}
+	m := change{s: s, c: *c, path: clean(c.Path), now: now, index: s.index.Load()}
 	if depth(m.path)+int(flag(c.Unique)) > maxDepth {
 		return nil, m.fail(CodeInvalidField, "key has more than "+strconv.Itoa(maxDepth)+" elements")
 	}
@@ -340,8 +377,8 @@ func (s *Store) expireLocked(cutoff time.Time) (last *Event) {
 		if !ok || next.time.After(cutoff) {
 			return last
 		}
-		m := change{s: s, path: next.path, now: cutoff, old: s.current.Load()}
-		e, code, _ := m.old.root.find(next.path)
+		m := change{s: s, path: next.path, now: cutoff, index: s.index.Load()}
+		e, code, _ := m.lookup()
 		if code != 0 { // a path expires only while it exists; should it not, it must not be met for ever
 			s.expiry.set(next.path, time.Time{})
 			continue
@@ -352,7 +389,7 @@ func (s *Store) expireLocked(cutoff time.Time) (last *Event) {
 }
 
 // Index returns the store's index: the number of changes so far.
-func (s *Store) Index() uint64 { return s.current.Load().index }
+func (s *Store) Index() uint64 { return s.index.Load() }
 
 // Time returns the store's clock: the latest Time of a command.
 func (s *Store) Time() time.Time {

@@ -192,8 +192,8 @@ func TestGet(t *testing.T) {
 		if err != nil {
 			got = wire(t, err)
 		} else {
-			got = wire(t, event.Node)
-			if event.EtcdIndex != 6 || event.Action != kvstore.ActionGet {
+			got = wire(t, &event.Node)
+			if event.EtcdIndex != 6 || event.Event().Action != kvstore.ActionGet {
 				t.Errorf("%s: %+v", c.path, event)
 			}
 		}
@@ -205,7 +205,7 @@ func TestGet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := string(event.AppendJSON(nil, "/1")); strings.Contains(got, `"/1/`) || !strings.HasPrefix(got, `{"action":"get","node":{"dir":true,"nodes":[{"key":"/a",`) {
+	if got := string(event.Event().AppendJSON(nil, "/1")); strings.Contains(got, `"/1/`) || !strings.HasPrefix(got, `{"action":"get","node":{"dir":true,"nodes":[{"key":"/a",`) {
 		t.Errorf("without the name space's prefix: %s", got)
 	}
 }
@@ -352,7 +352,7 @@ func TestWatchFromNowOn(t *testing.T) {
 	if n := s.Stats().Watchers; n != 0 { // it has ended, though nobody has read its event yet
 		t.Errorf("%d watchers", n)
 	}
-	if e := next(t, w); *e.Node.Value != "2" {
+	if e := next(t, w); e.Node.Value != "2" {
 		t.Errorf("got %s", wire(t, e))
 	}
 	if e, err := w.Next(t.Context()); err != kvstore.ErrWatchEnded {
@@ -490,7 +490,7 @@ func TestConcurrentReadersAndWatchers(t *testing.T) {
 
 func TestStats(t *testing.T) {
 	s := newStore()
-	ignore := func(_ *kvstore.Event, _ error) {}
+	ignore := func(_ any, _ error) {}
 	do(t, s, set("/1/f", "v"), mkdir("/1/d"))
 	ignore(s.Get("/1/f", kvstore.GetRequest{}))
 	ignore(s.Get("/1/x", kvstore.GetRequest{}))

@@ -1,163 +1,255 @@
 package kvstore
 
 import (
+	"cmp"
+	"hash/maphash"
+	"math"
+	"math/bits"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"unsafe"
 )
 
-// The tree is a tree of directories, and each directory is a B-tree of names. All nodes that have been published are
-// immutable: a change copies the nodes on the way from the root to the leaf that it concerns, so an old root remains the
-// whole old tree. A directory with a million children costs a change five nodes of 160 bytes.
+// The tree is a tree of directories, and each directory is a trie of its children by the hashes of their names: a branch
+// has a slot for each value of four bits of the hash that occurs below it, and a child hangs at the first branch where it
+// is alone.
 //
-// Functions that change a node, or what is below it, begin at a node that the caller has just copied and nobody else has seen.
+// Readers take no lock. A change is made in place, but what readers can come to changes by one pointer at a time: they find
+// each child as it was or as it is. To keep a whole state there is freeze: nothing that exists then is changed any more, and
+// later changes copy what they meet on their way from the root, once until the next freeze.
 
-// fan is how many slots a node has: fewer make the tree deeper to read, more make each node dearer to copy. Other numbers have not
-// been measured.
-const fan = 16
-
-// node is a node of a directory's B-tree. The top one stands for the directory. The names of a node lie in one string: a
-// look-up compares neighbours in memory, and a new value for an old name shares it with the node before.
-type node struct {
-	dir   *attributes // of the directory, in its top node; nil in all others
-	names names
-	n     uint8
-	inner bool                // slots are nodes one level down, and names their lower bounds, the first one not looked at
-	dirs  uint16              // in a leaf: bit i is set when slot i is a directory (*node), else it is a file (record)
-	slot  [fan]unsafe.Pointer // the first n are in use
+// tree is the root of a tree. Changes and freezes are to be made by one goroutine at a time.
+type tree struct {
+	root  atomic.Pointer[dir]
+	epoch uint32 // what was made in it has not been frozen
 }
 
-// names is n end offsets of 4 bytes each and then the names themselves, ascending in a leaf.
-type names string
+// kind says what a slot points to. It is the first byte there.
+type kind byte
 
-func (s names) offset(i int) int {
-	b := s[4*i : 4*i+4] // one test of bounds, and one load
-	return int(uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24)
+const (
+	kindFile kind = iota // a record
+	kindDir
+	kindBranch
+
+	kindMask kind = 3 // of the byte; a record has the rest
+)
+
+func kindOf(p unsafe.Pointer) kind { return *(*kind)(p) & kindMask }
+
+// dir is a directory. All of it but the top never changes.
+type dir struct {
+	kind
+	epoch uint32
+	top   unsafe.Pointer // its trie: a branch, the only child, or nil
+	name  string
+	attributes
 }
 
-func (s names) get(n, i int) string {
-	start := 0
-	if i > 0 {
-		start = s.offset(i - 1)
-	}
-	return string(s[4*n+start : 4*n+s.offset(i)])
+func newDir(name string, a attributes) *dir { return &dir{kind: kindDir, name: name, attributes: a} }
+
+// branch is followed in memory by as many pointers as bits are set in used. They may change, the rest does not.
+type branch struct {
+	kind
+	used  uint16 // the values of the hash's bits for which there is a slot
+	epoch uint32
 }
 
-// joinNames packs names. The list is short.
-func joinNames(list []string) names {
-	size := 4 * len(list)
-	for _, s := range list {
-		size += len(s)
+// fan is how many slots a branch can have: fewer make the trie deeper, more leave the last branches with less to share
+// what each costs.
+const (
+	fan     = 1 << fanBits
+	fanBits = 4
+)
+
+const hashBits = 64
+
+// seed makes the hashes of a process its own, so that nobody can choose names that share them.
+var seed = maphash.MakeSeed()
+
+// hash returns what a name is found by. Names that share a hash are told apart by that of a further round.
+func hash(name string, round int) uint64 {
+	if round == 0 {
+		return maphash.String(seed, name)
 	}
-	b := make([]byte, size)
-	at := 4 * len(list)
-	for i, s := range list {
-		at += copy(b[at:], s)
-		end := at - 4*len(list)
-		b[4*i], b[4*i+1], b[4*i+2], b[4*i+3] = byte(end), byte(end>>8), byte(end>>16), byte(end>>24)
-	}
-	return names(unsafe.String(unsafe.SliceData(b), len(b)))
+	var h maphash.Hash
+	h.SetSeed(seed)
+	_ = h.WriteByte(byte(round)) // cannot fail
+	_, _ = h.WriteString(name)   // neither
+	return h.Sum64()
 }
 
-func (n *node) name(i int) string { return n.names.get(int(n.n), i) }
-func (n *node) kid(i int) *node   { return (*node)(n.slot[i]) }
-func (n *node) isDir(i int) bool  { return n.dirs>>i&1 != 0 }
-func (n *node) file(i int) record { return record{n.slot[i]} }
-func (n *node) list(b []string) []string {
-	for i := range int(n.n) {
-		b = append(b, n.name(i))
+// place is where a name belongs at some depth of a trie.
+type place struct {
+	name  string
+	hash  uint64
+	shift int
+	round int
+}
+
+func placeOf(name string) place { return place{name: name, hash: hash(name, 0)} }
+
+// bit returns the bit of the slot in a branch, and goes one branch down.
+func (p *place) bit() uint16 {
+	if p.shift == hashBits {
+		p.round, p.shift = p.round+1, 0
+		p.hash = hash(p.name, p.round)
 	}
+	b := uint16(1) << (p.hash >> p.shift & (fan - 1))
+	p.shift += fanBits
 	return b
 }
 
-func newDir(a attributes) *node { return &node{dir: &a} }
-
-func (n *node) copy() *node { c := *n; return &c }
-
-// setAttributes is for a top node. The attributes of the node that this one was copied from stay as they are.
-func (n *node) setAttributes(a attributes) { n.dir = &a }
-
-// search returns where name is among the names from lo on, or would be.
-func (n *node) search(name string, lo int) (int, bool) {
-	hi := int(n.n)
-	for lo < hi {
-		mid := int(uint(lo+hi) >> 1)
-		switch c := strings.Compare(n.name(mid), name); {
-		case c == 0:
-			return mid, true
-		case c < 0:
-			lo = mid + 1
-		default:
-			hi = mid
-		}
-	}
-	return lo, false
+// slots returns the pointers of a branch.
+func (b *branch) slots() []unsafe.Pointer {
+	return unsafe.Slice((*unsafe.Pointer)(unsafe.Add(unsafe.Pointer(b), unsafe.Sizeof(*b))), bits.OnesCount16(b.used))
 }
 
-// below returns the slot of an inner node in which name is.
-func (n *node) below(name string) int {
-	i, found := n.search(name, 1)
-	if !found {
-		i--
-	}
-	return i
+// slot returns the place of one pointer, whose bit is set or to be set.
+func (b *branch) slot(bit uint16) *unsafe.Pointer {
+	i := bits.OnesCount16(b.used & (bit - 1))
+	return (*unsafe.Pointer)(unsafe.Add(unsafe.Pointer(b), unsafe.Sizeof(*b)+uintptr(i)*unsafe.Sizeof(unsafe.Pointer(nil))))
 }
 
-// child finds a name in the directory: a leaf and the place in it, or nil.
-func (n *node) child(name string) (leaf *node, i int) {
-	for n.inner {
-		n = n.kid(n.below(name))
-	}
-	if i, found := n.search(name, 0); found {
-		return n, i
-	}
-	return nil, 0
+// newBranch returns a branch with empty slots.
+func newBranch(epoch uint32, used uint16) *branch {
+	b := branchOf[bits.OnesCount16(used)]()
+	b.kind, b.epoch, b.used = kindBranch, epoch, used
+	return b
 }
 
-// isEmpty says whether a directory has no children.
-func (n *node) isEmpty() bool { return n.n == 0 }
+// branchOf makes a branch by the number of its slots.
+var branchOf = [fan + 1]func() *branch{
+	1: sized[[1]unsafe.Pointer], 2: sized[[2]unsafe.Pointer], 3: sized[[3]unsafe.Pointer], 4: sized[[4]unsafe.Pointer],
+	5: sized[[5]unsafe.Pointer], 6: sized[[6]unsafe.Pointer], 7: sized[[7]unsafe.Pointer], 8: sized[[8]unsafe.Pointer],
+	9: sized[[9]unsafe.Pointer], 10: sized[[10]unsafe.Pointer], 11: sized[[11]unsafe.Pointer], 12: sized[[12]unsafe.Pointer],
+	13: sized[[13]unsafe.Pointer], 14: sized[[14]unsafe.Pointer], 15: sized[[15]unsafe.Pointer], 16: sized[[16]unsafe.Pointer],
+}
 
-// each calls f for the children in the order of their names.
-func (n *node) each(f func(leaf *node, i int)) {
-	for i := range int(n.n) {
-		if n.inner {
-			n.kid(i).each(f)
-		} else {
-			f(n, i)
-		}
+func sized[S any]() *branch {
+	b := new(struct {
+		branch
+		slots S
+	})
+	return &b.branch
+}
+
+// with returns a branch that has one slot more.
+func (b *branch) with(epoch uint32, bit uint16, p unsafe.Pointer) *branch {
+	n := newBranch(epoch, b.used|bit)
+	i := bits.OnesCount16(b.used & (bit - 1))
+	to, from := n.slots(), b.slots()
+	copy(to, from[:i])
+	to[i] = p
+	copy(to[i+1:], from[i:])
+	return n
+}
+
+// without returns a branch that has one slot less.
+func (b *branch) without(epoch uint32, bit uint16) *branch {
+	n := newBranch(epoch, b.used&^bit)
+	i := bits.OnesCount16(b.used & (bit - 1))
+	to, from := n.slots(), b.slots()
+	copy(to, from[:i])
+	copy(to[i:], from[i+1:])
+	return n
+}
+
+// nameOf returns the name of a file or directory.
+func nameOf(p unsafe.Pointer) string {
+	if kindOf(p) == kindDir {
+		return (*dir)(p).name
 	}
+	return record{p}.name()
 }
 
 // entry is what a path leads to: a directory when dir is set, else a file.
 type entry struct {
-	dir  *node
+	dir  *dir
 	file record
+}
+
+func entryOf(p unsafe.Pointer) entry {
+	if kindOf(p) == kindDir {
+		return entry{dir: (*dir)(p)}
+	}
+	return entry{file: record{p}}
+}
+
+func (e entry) pointer() unsafe.Pointer {
+	if e.dir != nil {
+		return unsafe.Pointer(e.dir)
+	}
+	return e.file.p
 }
 
 func (e entry) read() (a attributes, value string) {
 	if e.dir != nil {
-		return *e.dir.dir, ""
+		return e.dir.attributes, ""
 	}
 	return e.file.read()
 }
 
-func (n *node) entry(i int) entry {
-	if n.isDir(i) {
-		return entry{dir: n.kid(i)}
+// child finds a name in a directory, or returns nil.
+func (d *dir) child(name string) unsafe.Pointer {
+	p := atomic.LoadPointer(&d.top)
+	at := placeOf(name)
+	for p != nil && kindOf(p) == kindBranch {
+		b := (*branch)(p)
+		bit := at.bit()
+		if b.used&bit == 0 {
+			return nil
+		}
+		p = atomic.LoadPointer(b.slot(bit))
 	}
-	return entry{file: n.file(i)}
+	if p == nil || nameOf(p) != name {
+		return nil
+	}
+	return p
+}
+
+// isEmpty says whether a directory has no children.
+func (d *dir) isEmpty() bool { return atomic.LoadPointer(&d.top) == nil }
+
+// each calls f for the children in the order of their names.
+func (d *dir) each(f func(name string, e entry)) {
+	type child struct {
+		name string
+		p    unsafe.Pointer
+	}
+	var all []child
+	var collect func(p unsafe.Pointer)
+	collect = func(p unsafe.Pointer) {
+		if kindOf(p) != kindBranch {
+			all = append(all, child{nameOf(p), p})
+			return
+		}
+		slots := (*branch)(p).slots()
+		for i := range slots {
+			collect(atomic.LoadPointer(&slots[i]))
+		}
+	}
+	if top := atomic.LoadPointer(&d.top); top != nil {
+		collect(top)
+	}
+	slices.SortFunc(all, func(a, b child) int { return cmp.Compare(a.name, b.name) })
+	for _, c := range all {
+		f(c.name, entryOf(c.p))
+	}
 }
 
 // find follows a clean path. A code other than 0 says why it leads nowhere, and stop is how much of the path was followed: up
 // to the first element that is missing, or to the file where a directory should be.
-func (n *node) find(path string) (e entry, code, stop int) {
-	e.dir = n
+func (d *dir) find(path string) (e entry, code, stop int) {
+	e.dir = d
 	for at := 1; at < len(path); {
 		end := at + indexSlash(path[at:])
-		leaf, i := e.dir.child(path[at:end])
-		if leaf == nil {
+		p := e.dir.child(path[at:end])
+		if p == nil {
 			return entry{}, CodeKeyNotFound, end
 		}
-		if e = leaf.entry(i); e.dir == nil && end < len(path) {
+		if e = entryOf(p); e.dir == nil && end < len(path) {
 			return entry{}, CodeNotDir, end
 		}
 		at = end + 1
@@ -172,285 +264,181 @@ func indexSlash(s string) int {
 	return len(s)
 }
 
-// put sets a path below the root n to e. Directories that are missing on the way come into being with the attributes. No element on
+// freeze returns the root of what never changes from now on.
+func (t *tree) freeze() *dir {
+	root := t.root.Load()
+	if t.owns(root.epoch) { // else nothing was changed since the last time
+		t.epoch++
+	}
+	return root
+}
+
+// owns says whether what was made in an epoch may be changed. When the numbers are used up nothing may be, ever again.
+func (t *tree) owns(epoch uint32) bool { return epoch == t.epoch && epoch != math.MaxUint32 }
+
+// ownDir returns the directory in a slot, or a copy of it that it puts there.
+func (t *tree) ownDir(slot *unsafe.Pointer) *dir {
+	d := (*dir)(*slot)
+	if !t.owns(d.epoch) {
+		c := *d
+		d = &c
+		d.epoch = t.epoch
+		atomic.StorePointer(slot, unsafe.Pointer(d))
+	}
+	return d
+}
+
+// ownBranch returns the branch in a slot, or a copy of it that it puts there.
+func (t *tree) ownBranch(slot *unsafe.Pointer) *branch {
+	b := (*branch)(*slot)
+	if !t.owns(b.epoch) {
+		b = b.copy(t.epoch)
+		atomic.StorePointer(slot, unsafe.Pointer(b))
+	}
+	return b
+}
+
+func (b *branch) copy(epoch uint32) *branch {
+	c := newBranch(epoch, b.used)
+	copy(c.slots(), b.slots())
+	return c
+}
+
+func (t *tree) ownRoot() *dir {
+	root := t.root.Load()
+	if !t.owns(root.epoch) {
+		c := *root
+		root = &c
+		root.epoch = t.epoch
+		t.root.Store(root)
+	}
+	return root
+}
+
+// put sets a path to what e is. Directories that are missing on the way come into being with the attributes. No element on
 // the way may be a file.
-func (n *node) put(path string, e entry, parents attributes) {
-	at := 1
-	for {
+func (t *tree) put(path string, e entry, parents attributes) {
+	d := t.ownRoot()
+	for at := 1; ; {
 		end := at + indexSlash(path[at:])
+		name := path[at:end]
 		if end == len(path) {
-			n.set(path[at:], e)
+			t.set(d, name, e.pointer())
 			return
 		}
-		sub := n.openDir(path[at:end])
+		sub := t.openDir(d, name)
 		if sub == nil {
-			sub = newDir(parents)
-			n.set(path[at:end], entry{dir: sub})
+			sub = newDir(strings.Clone(name), parents)
+			sub.epoch = t.epoch
+			t.set(d, name, unsafe.Pointer(sub))
 		}
-		n, at = sub, end+1
+		d, at = sub, end+1
 	}
 }
 
-// remove takes a path, which is there, out of the tree below n.
-func (n *node) remove(path string) {
-	at := 1
-	for {
-		end := at + indexSlash(path[at:])
-		if end == len(path) {
-			n.drop(path[at:])
-			return
+// openDir returns a subdirectory that may be changed, or nil when there is none.
+func (t *tree) openDir(d *dir, name string) *dir {
+	slot, at := &d.top, placeOf(name)
+	for *slot != nil && kindOf(*slot) == kindBranch {
+		bit := at.bit()
+		if (*branch)(*slot).used&bit == 0 {
+			return nil
 		}
-		n, at = n.openDir(path[at:end]), end+1
+		slot = t.ownBranch(slot).slot(bit)
 	}
-}
-
-// openDir copies the way to a subdirectory, and its top node, and returns that; nil when there is none.
-func (n *node) openDir(name string) *node {
-	for n.inner {
-		i := n.below(name)
-		kid := n.kid(i).copy()
-		n.slot[i] = unsafe.Pointer(kid)
-		n = kid
-	}
-	i, found := n.search(name, 0)
-	if !found {
+	if *slot == nil || nameOf(*slot) != name {
 		return nil
 	}
-	sub := n.kid(i).copy()
-	n.slot[i] = unsafe.Pointer(sub)
-	return sub
+	return t.ownDir(slot)
 }
 
-// set gives the directory with the top node n a child, or replaces the one it has.
-func (n *node) set(name string, e entry) {
-	right, bound := n.insert(name, e)
-	if right == nil {
-		return
-	}
-	// The top node stays where it is, since the directory above points at it: its two halves move one level down.
-	left := n.copy()
-	left.dir = nil
-	*n = node{dir: n.dir, n: 2, inner: true, names: joinNames([]string{"", bound})}
-	n.slot[0], n.slot[1] = unsafe.Pointer(left), unsafe.Pointer(right)
-}
-
-// insert is set for any node. When the node was full it gives its upper half to a new node and returns that with its lower
-// bound.
-func (n *node) insert(name string, e entry) (right *node, bound string) {
-	if n.inner {
-		i := n.below(name)
-		kid := n.kid(i).copy()
-		n.slot[i] = unsafe.Pointer(kid)
-		added, bound := kid.insert(name, e)
-		if added == nil {
-			return nil, ""
+// set gives a directory a child of that name, or replaces the one that it has.
+func (t *tree) set(d *dir, name string, child unsafe.Pointer) {
+	slot, at := &d.top, placeOf(name)
+	for *slot != nil && kindOf(*slot) == kindBranch {
+		b, bit := (*branch)(*slot), at.bit()
+		if b.used&bit == 0 {
+			atomic.StorePointer(slot, unsafe.Pointer(b.with(t.epoch, bit, child)))
+			return
 		}
-		return n.insertAt(i+1, bound, unsafe.Pointer(added), false)
+		slot = t.ownBranch(slot).slot(bit)
 	}
-	p, isDir := e.file.p, e.dir != nil
-	if isDir {
-		p = unsafe.Pointer(e.dir)
+	if other := *slot; other != nil && nameOf(other) != name {
+		child = t.fork(at, child, other)
 	}
-	i, found := n.search(name, 0)
-	if !found {
-		return n.insertAt(i, name, p, isDir)
-	}
-	n.slot[i] = p
-	n.dirs = n.dirs&^(1<<i) | uint16(flag(isDir))<<i
-	return nil, ""
+	atomic.StorePointer(slot, child)
 }
 
-func (n *node) insertAt(i int, name string, p unsafe.Pointer, isDir bool) (right *node, bound string) {
-	target := n
-	if n.n == fan {
-		// Names that come in order fill their nodes wholly, since a node that grows at its end is not halved.
-		half := fan / 2
-		if i == fan {
-			half = fan
+// fork returns branches down to where two children part.
+func (t *tree) fork(at place, child, other unsafe.Pointer) unsafe.Pointer {
+	beside := place{name: nameOf(other), hash: hash(nameOf(other), at.round), shift: at.shift, round: at.round}
+	bit, otherBit := at.bit(), beside.bit()
+	b := newBranch(t.epoch, bit|otherBit)
+	if bit == otherBit {
+		*b.slot(bit) = t.fork(at, child, other)
+	} else {
+		*b.slot(bit), *b.slot(otherBit) = child, other
+	}
+	return unsafe.Pointer(b)
+}
+
+// remove takes a path, which is there, out of the tree.
+func (t *tree) remove(path string) {
+	d := t.ownRoot()
+	for at := 1; ; {
+		end := at + indexSlash(path[at:])
+		if end == len(path) {
+			atomic.StorePointer(&d.top, t.drop(d.top, placeOf(path[at:])))
+			return
 		}
-		right = &node{inner: n.inner}
-		if half == fan {
-			right.put1(name, p, isDir)
-			return right, name
+		d, at = t.openDir(d, path[at:end]), end+1
+	}
+}
+
+// drop returns what becomes of a trie from which a child is taken that is there. A child that is left alone on a branch
+// takes the branch's place.
+func (t *tree) drop(p unsafe.Pointer, at place) unsafe.Pointer {
+	if kindOf(p) != kindBranch {
+		return nil
+	}
+	b, bit := (*branch)(p), at.bit()
+	slots := b.slots()
+	sub := t.drop(*b.slot(bit), at)
+	switch {
+	case sub == *b.slot(bit):
+		return p
+	case sub == nil && len(slots) == 2:
+		if other := *b.slot(b.used &^ bit); kindOf(other) != kindBranch {
+			return other
 		}
-		bound = n.name(half)
-		n.moveTail(half, right)
-		if i > half {
-			target, i = right, i-half
-		}
+	case sub != nil && len(slots) == 1 && kindOf(sub) != kindBranch:
+		return sub
 	}
-	var buf [fan + 1]string
-	list := target.list(buf[:0])
-	list = append(list, "")
-	copy(list[i+1:], list[i:])
-	list[i] = name
-	target.names = joinNames(list)
-	copy(target.slot[i+1:], target.slot[i:target.n])
-	target.slot[i] = p
-	low := uint16(1)<<i - 1
-	target.dirs = target.dirs&low | target.dirs&^low<<1 | uint16(flag(isDir))<<i
-	target.n++
-	return right, bound
+	if sub == nil {
+		return unsafe.Pointer(b.without(t.epoch, bit))
+	}
+	if !t.owns(b.epoch) {
+		b = b.copy(t.epoch)
+	}
+	atomic.StorePointer(b.slot(bit), sub)
+	return unsafe.Pointer(b)
 }
 
-// put1 makes an empty node one with a single slot.
-func (n *node) put1(name string, p unsafe.Pointer, isDir bool) {
-	if n.inner {
-		name = ""
-	}
-	n.names, n.n, n.slot[0], n.dirs = joinNames([]string{name}), 1, p, uint16(flag(isDir))
-}
-
-// moveTail moves the slots from i on to an empty node.
-func (n *node) moveTail(i int, to *node) {
-	var buf [fan]string
-	list := n.list(buf[:0])
-	to.n = n.n - uint8(i)
-	copy(to.slot[:], n.slot[i:n.n])
-	to.dirs = n.dirs >> i
-	if n.inner {
-		list[i] = ""
-	}
-	to.names = joinNames(list[i:])
-	clear(n.slot[i:])
-	n.names, n.n, n.dirs = joinNames(list[:i]), uint8(i), n.dirs&(1<<i-1)
-}
-
-// drop takes a child, which is there, out of the directory with the top node n.
-func (n *node) drop(name string) {
-	n.delete(name)
-	for n.inner && n.n == 1 {
-		dir := n.dir
-		*n = *n.kid(0)
-		n.dir = dir
-	}
-}
-
-func (n *node) delete(name string) {
-	if !n.inner {
-		i, _ := n.search(name, 0)
-		n.deleteAt(i)
-		return
-	}
-	i := n.below(name)
-	kid := n.kid(i).copy()
-	n.slot[i] = unsafe.Pointer(kid)
-	kid.delete(name)
-	if kid.n == 0 {
-		n.deleteAt(i)
-		return
-	}
-	if kid.n > fan/4 || n.n == 1 {
-		return
-	}
-	// Few are left: they move in with a neighbour that has room.
-	if i == int(n.n)-1 {
-		i--
-	}
-	left, right := n.kid(i), n.kid(i+1)
-	if left.n+right.n > fan*3/4 {
-		return
-	}
-	var buf [fan]string
-	list := right.list(left.list(buf[:0]))
-	if left.inner {
-		list[left.n] = n.name(i + 1)
-	}
-	merged := left.copy()
-	copy(merged.slot[left.n:], right.slot[:right.n])
-	merged.dirs |= right.dirs << left.n
-	merged.n += right.n
-	merged.names = joinNames(list)
-	n.slot[i] = unsafe.Pointer(merged)
-	n.deleteAt(i + 1)
-}
-
-func (n *node) deleteAt(i int) {
-	var buf [fan]string
-	list := n.list(buf[:0])
-	list = append(list[:i], list[i+1:]...)
-	if n.inner && len(list) > 0 {
-		list[0] = ""
-	}
-	copy(n.slot[i:], n.slot[i+1:n.n])
-	n.n--
-	n.slot[n.n] = nil
-	low := uint16(1)<<i - 1
-	n.dirs = n.dirs&low | n.dirs>>1&^low
-	n.names = joinNames(list)
-}
-
-// A builder makes a directory of children that come in order. It fills each node.
+// A builder makes a directory of children that come in the order of their names.
 type builder struct {
-	attributes attributes
-	levels     []*level // leaves first
-	last       string
-	any        bool
+	dir  *dir
+	tree tree // nobody else's, so all is made in place
+	last string
 }
 
-// level collects the slots of one node that is being filled.
-type level struct {
-	node  node
-	names []string
-}
+func newBuilder(name string, a attributes) builder { return builder{dir: newDir(name, a)} }
 
 // add appends a child and says whether its name is above the one before.
 func (b *builder) add(name string, e entry) bool {
-	if b.any && name <= b.last {
+	if b.dir.top != nil && name <= b.last {
 		return false
 	}
-	b.any, b.last = true, name
-	p, isDir := e.file.p, e.dir != nil
-	if isDir {
-		p = unsafe.Pointer(e.dir)
-	}
-	b.push(0, name, p, isDir)
+	b.last = name
+	b.tree.set(b.dir, name, e.pointer())
 	return true
-}
-
-func (b *builder) push(depth int, name string, p unsafe.Pointer, isDir bool) {
-	if depth == len(b.levels) {
-		b.levels = append(b.levels, &level{})
-	}
-	l := b.levels[depth]
-	if l.node.n == fan {
-		b.flush(depth)
-	}
-	l.node.slot[l.node.n] = p
-	l.node.dirs |= uint16(flag(isDir)) << l.node.n
-	l.node.n++
-	l.names = append(l.names, name)
-}
-
-// flush finishes the node of a level and hands it to the level above.
-func (b *builder) flush(depth int) {
-	l := b.levels[depth]
-	bound := l.names[0]
-	done := b.finish(depth)
-	b.push(depth+1, bound, unsafe.Pointer(done), false)
-}
-
-func (b *builder) finish(depth int) *node {
-	l := b.levels[depth]
-	done := l.node
-	done.inner = depth > 0
-	if done.inner {
-		l.names[0] = ""
-	}
-	done.names = joinNames(l.names)
-	l.node, l.names = node{}, l.names[:0]
-	return &done
-}
-
-// done returns the directory.
-func (b *builder) done() *node {
-	if len(b.levels) == 0 {
-		return newDir(b.attributes)
-	}
-	for depth := 0; depth < len(b.levels)-1; depth++ {
-		b.flush(depth)
-	}
-	top := b.finish(len(b.levels) - 1)
-	top.dir = &b.attributes
-	return top
 }

@@ -139,7 +139,7 @@ func TestEtcd(t *testing.T) {
 		t.Fatalf("import: %+v, %v", done, err)
 	}
 	got, err := s.Get("/1/dir/19", kvstore.GetRequest{})
-	if err != nil || *got.Node.Value != strings.Repeat("v", 19) || got.Node.CreatedIndex == 0 || got.Node.CreatedIndex >= done.Index {
+	if err != nil || got.Node.Value != strings.Repeat("v", 19) || got.Node.CreatedIndex == 0 || got.Node.CreatedIndex >= done.Index {
 		t.Errorf("a key is %v, %v", got, err)
 	}
 	if at, ok := s.NextExpiry(); !ok || time.Until(at) > 100000*time.Second {

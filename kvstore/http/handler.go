@@ -31,7 +31,7 @@ type Replica interface {
 	// Do carries out a change and returns when it is durable. Its errors are of type *kvstore.Error.
 	Do(ctx context.Context, c kvstore.Command) (*kvstore.Event, error)
 	// Get reads what holds every change that was acknowledged before the call.
-	Get(ctx context.Context, path string, g kvstore.GetRequest) (*kvstore.Event, error)
+	Get(ctx context.Context, path string, g kvstore.GetRequest) (kvstore.Found, error)
 	// Store is this host's copy, to read and to watch.
 	Store() *kvstore.Store
 }

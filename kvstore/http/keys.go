@@ -51,12 +51,14 @@ func (h *Handler) keys(r *http.Request, p string, q *keysRequest) (*kvstore.Even
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 	get := kvstore.GetRequest{Recursive: q.recursive, Sorted: q.sorted}
 	if reads && !q.quorum {
-		return h.tree.Store().Get(p, get)
+		found, err := h.tree.Store().Get(p, get)
+		return found.Event(), err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), h.o.RequestTimeout)
 	defer cancel()
 	if reads {
-		return h.tree.Get(ctx, p, get)
+		found, err := h.tree.Get(ctx, p, get)
+		return found.Event(), err
 	}
 	return h.tree.Do(ctx, q.command(r.Method, p))
 }

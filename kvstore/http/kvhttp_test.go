@@ -267,8 +267,8 @@ func TestUsersAreInTheTree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.HasPrefix(*event.Node.Value, want) {
-			t.Errorf("%s is %s", path, *event.Node.Value)
+		if !strings.HasPrefix(event.Node.Value, want) {
+			t.Errorf("%s is %s", path, event.Node.Value)
 		}
 	}
 	if status, body := s.do(t, "PUT", "/v2/auth/users/bob", `{"user":"bob","password":"`+strings.Repeat("x", 73)+`"}`); status != 400 || !strings.Contains(body, "at most 72 bytes") {

@@ -28,7 +28,7 @@ func Register(ctx context.Context, tree Replica, cluster Cluster) error {
 	}
 	for _, e := range entries {
 		now, err := tree.Get(ctx, e.path, kvstore.GetRequest{})
-		if err == nil && now.Node.Value != nil && *now.Node.Value == string(e.v) {
+		if err == nil && !now.Node.Dir && now.Node.Value == string(e.v) {
 			continue
 		}
 		if err != nil && code(err) != kvstore.CodeKeyNotFound {

@@ -89,8 +89,8 @@ func newAuth(tree Replica, o Options) *auth {
 
 // enabled says whether auth is on.
 func (a *auth) enabled() bool {
-	event, err := a.tree.Store().Get(authSpace+"/enabled", kvstore.GetRequest{})
-	return err == nil && event.Node.Value != nil && *event.Node.Value == "true"
+	found, err := a.tree.Store().Get(authSpace+"/enabled", kvstore.GetRequest{})
+	return err == nil && found.Node.Value == "true"
 }
 
 // mayUseKey says whether a request may do what it asks for.
@@ -205,7 +205,7 @@ func (a *auth) bounded(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(ctx, a.o.RequestTimeout)
 }
 
-func (a *auth) get(ctx context.Context, path string) (*kvstore.Event, error) {
+func (a *auth) get(ctx context.Context, path string) (kvstore.Found, error) {
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
 	return a.tree.Get(ctx, path, kvstore.GetRequest{Sorted: true})
@@ -227,23 +227,23 @@ func code(err error) int {
 }
 
 // decode reads a document of the tree, and returns the index of its last change.
-func decode(event *kvstore.Event, err error, v any) (uint64, error) {
+func decode(found kvstore.Found, err error, v any) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if event.Node.Value == nil {
-		return 0, fmt.Errorf("%s is a directory", event.Node.Key)
+	if found.Node.Dir {
+		return 0, fmt.Errorf("%s is a directory", found.Node.Key)
 	}
-	if err := json.Unmarshal([]byte(*event.Node.Value), v); err != nil {
-		return 0, fmt.Errorf("read %s: %w", event.Node.Key, err)
+	if err := json.Unmarshal([]byte(found.Node.Value), v); err != nil {
+		return 0, fmt.Errorf("read %s: %w", found.Node.Key, err)
 	}
-	return event.Node.ModifiedIndex, nil
+	return found.Node.ModifiedIndex, nil
 }
 
 // decodeUser reads a user. Root has the role root, whatever is written down.
-func decodeUser(event *kvstore.Event, err error) (user, uint64, error) {
+func decodeUser(found kvstore.Found, err error) (user, uint64, error) {
 	var u user
-	index, err := decode(event, err, &u)
+	index, err := decode(found, err, &u)
 	if err == nil && u.User == rootName && !slices.Contains(u.Roles, rootName) {
 		u.Roles = append(u.Roles, rootName)
 	}
@@ -251,8 +251,7 @@ func decodeUser(event *kvstore.Event, err error) (user, uint64, error) {
 }
 
 func (a *auth) userAt(ctx context.Context, name string) (user, uint64, error) {
-	event, err := a.get(ctx, a.path("users", name))
-	u, index, err := decodeUser(event, err)
+	u, index, err := decodeUser(a.get(ctx, a.path("users", name)))
 	if code(err) == kvstore.CodeKeyNotFound {
 		err = refuse(http.StatusNotFound, "auth: User %s does not exist.", name)
 	}
@@ -266,7 +265,7 @@ func (a *auth) user(ctx context.Context, name string) (user, error) {
 
 // names lists what is below a directory of the tree, in order.
 func (a *auth) names(ctx context.Context, kind string) ([]string, error) {
-	event, err := a.get(ctx, authSpace+"/"+kind)
+	found, err := a.get(ctx, authSpace+"/"+kind)
 	if code(err) == kvstore.CodeKeyNotFound {
 		return nil, nil
 	}
@@ -274,7 +273,7 @@ func (a *auth) names(ctx context.Context, kind string) ([]string, error) {
 		return nil, err
 	}
 	var names []string
-	for _, n := range event.Node.Nodes {
+	for _, n := range found.Node.Nodes {
 		names = append(names, path.Base(n.Key))
 	}
 	return names, nil

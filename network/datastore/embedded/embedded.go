@@ -28,7 +28,7 @@ type Tree interface {
 	// Do carries out a change and returns when it is durable. Its errors are of type *kvstore.Error.
 	Do(ctx context.Context, c kvstore.Command) (*kvstore.Event, error)
 	// Get reads what holds every change that was acknowledged before the call.
-	Get(ctx context.Context, path string, g kvstore.GetRequest) (*kvstore.Event, error)
+	Get(ctx context.Context, path string, g kvstore.GetRequest) (kvstore.Found, error)
 	// Store is this host's copy, to watch.
 	Store() *kvstore.Store
 }
@@ -114,11 +114,11 @@ func (s *Store) do(c kvstore.Command) (*kvstore.Event, error) {
 	return s.tree.Do(ctx, c)
 }
 
-func (s *Store) get(key string, g kvstore.GetRequest) (*kvstore.Event, error) {
+func (s *Store) get(key string, g kvstore.GetRequest) (kvstore.Found, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.o.Timeout)
 	defer cancel()
 	if s.ctx.Err() != nil {
-		return nil, errClosed
+		return kvstore.Found{}, errClosed
 	}
 	return s.tree.Get(ctx, s.full(key), g)
 }
@@ -152,14 +152,7 @@ func failure(what, key string, err error) error {
 
 // pair is a node as libkv has it. A directory has an empty value; what was deleted has none.
 func (s *Store) pair(n *kvstore.Node) *store.KVPair {
-	p := &store.KVPair{Key: s.key(n.Key), LastIndex: n.ModifiedIndex}
-	switch {
-	case n.Value != nil:
-		p.Value = []byte(*n.Value)
-	case n.Dir:
-		p.Value = []byte{}
-	}
-	return p
+	return &store.KVPair{Key: s.key(n.Key), Value: []byte(n.Value), LastIndex: n.ModifiedIndex}
 }
 
 // command is a change of one key.
@@ -201,7 +194,7 @@ func (s *Store) Get(key string) (*store.KVPair, error) {
 	if err != nil {
 		return nil, failure("get", key, err)
 	}
-	return s.pair(e.Node), nil
+	return s.pair(&e.Node), nil
 }
 
 // Exists says whether there is such a key or directory.

@@ -100,7 +100,7 @@ func (l *Lock) await(stop <-chan struct{}, since uint64) error {
 	for {
 		e, err := w.Next(ctx)
 		switch {
-		case err == nil && !removes(e):
+		case err == nil && !e.Removes():
 		case ctx.Err() == nil:
 			return nil
 		case l.s.ctx.Err() != nil:

@@ -34,7 +34,7 @@ func (s *Store) Watch(key string, stop <-chan struct{}) (<-chan *store.KVPair, e
 				return send(&store.KVPair{Key: s.key(s.full(key)), LastIndex: e.Index()})
 			}
 			p := s.pair(e.Node)
-			if removes(e) {
+			if e.Removes() {
 				p.Value = nil
 			}
 			return send(p)
@@ -43,7 +43,7 @@ func (s *Store) Watch(key string, stop <-chan struct{}) (<-chan *store.KVPair, e
 			e, err := s.get(key, kvstore.GetRequest{})
 			switch {
 			case err == nil:
-				return e.EtcdIndex, send(s.pair(e.Node)), nil
+				return e.EtcdIndex, send(s.pair(&e.Node)), nil
 			case errors.Is(failure("watch", key, err), store.ErrKeyNotFound):
 				var gone *kvstore.Error
 				errors.As(err, &gone)
@@ -51,7 +51,7 @@ func (s *Store) Watch(key string, stop <-chan struct{}) (<-chan *store.KVPair, e
 			}
 			return 0, true, err
 		}}
-	first := s.pair(e.Node)
+	first := s.pair(&e.Node)
 	err = s.begin(func() {
 		defer close(out)
 		if send(first) {
@@ -62,10 +62,6 @@ func (s *Store) Watch(key string, stop <-chan struct{}) (<-chan *store.KVPair, e
 		return nil, err
 	}
 	return out, nil
-}
-
-func removes(e *kvstore.Event) bool {
-	return e.Action == kvstore.ActionDelete || e.Action == kvstore.ActionExpire || e.Action == kvstore.ActionCompareAndDelete
 }
 
 // WatchTree delivers what is directly in a directory, and that again after every change below it. Changes that come while the reader
