@@ -63,27 +63,29 @@ const (
 	fanBits = 4
 )
 
-const hashBits = 64
+// hashBits is how much of a hash is used. More would only have names that share it wait for longer until they are told
+// apart.
+const hashBits = 32
 
 // seed makes the hashes of a process its own, so that nobody can choose names that share them.
 var seed = maphash.MakeSeed()
 
 // hash returns what a name is found by. Names that share a hash are told apart by that of a further round.
-func hash(name string, round int) uint64 {
+func hash(name string, round int) uint32 {
 	if round == 0 {
-		return maphash.String(seed, name)
+		return uint32(maphash.String(seed, name))
 	}
 	var h maphash.Hash
 	h.SetSeed(seed)
 	_ = h.WriteByte(byte(round)) // cannot fail
 	_, _ = h.WriteString(name)   // neither
-	return h.Sum64()
+	return uint32(h.Sum64())
 }
 
 // place is where a name belongs at some depth of a trie.
 type place struct {
 	name  string
-	hash  uint64
+	hash  uint32
 	shift int
 	round int
 }
