@@ -8,8 +8,8 @@
 //
 // A Store has four parts that do not know each other: the tree of keys, the heap of keys that expire, the ring of past
 // events and the hub of watches. Store.mu is the lock of all of them; it is held by changes and by the beginning and the end of
-// watches, never over anything that blocks. The tree is immutable: a change makes a new root and publishes it, so Get, Save,
-// Snapshot and Clone take no lock that a change holds for long, and a snapshot is a pointer.
+// watches, never over anything that blocks. The tree is changed under it and read without it: see
+// tree.go. A state as a whole, for Save, Snapshot and Clone, is frozen under the lock, which takes as long for any size of tree.
 //
 // Watchers of one path share a feed, a list of events in which each has its place. A change adds an event to a list, whoever
 // reads it; a watcher that reads takes no lock, and one that has to wait takes its feed's, which comes after Store.mu.
