@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -188,7 +189,9 @@ func (s *Store) answer(path string, r GetRequest, e entry, code, stop int, index
 		}
 		return now
 	}}
-	return l.node(path, e, true), nil
+	var n Node
+	l.fill(&n, path, e, true)
+	return n, nil
 }
 
 // file returns the outer form of a file.
@@ -207,26 +210,40 @@ type lister struct {
 	now       func() time.Time
 }
 
-// node returns an entry, with its children when open.
-func (l *lister) node(key string, e entry, open bool) Node {
+// fill makes n the outer form of an entry, with its children when open.
+func (l *lister) fill(n *Node, key string, e entry, open bool) {
 	a, value := e.read()
-	n := Node{Key: key, Value: value, Dir: e.dir != nil, ModifiedIndex: a.modified, CreatedIndex: a.created}
+	*n = Node{Key: key, Value: value, Dir: e.dir != nil, ModifiedIndex: a.modified, CreatedIndex: a.created}
 	if !a.expire.IsZero() {
 		n.expires(a.expire, l.now())
 	}
 	if !n.Dir || !open {
-		return n
+		return
 	}
 	if key == "/" {
 		key = ""
 	}
-	e.dir.each(func(name string, e entry) {
-		if name[0] != '_' {
-			child := l.node(key+"/"+name, e, l.recursive)
-			n.Nodes = append(n.Nodes, &child)
-		}
-	})
-	return n
+	children := slices.DeleteFunc(e.dir.children(), func(c child) bool { return c.name[0] == '_' })
+	if len(children) == 0 {
+		return
+	}
+	// All keys are in one piece of memory, and so are all nodes.
+	size := len(children) * (len(key) + 1)
+	for _, c := range children {
+		size += len(c.name)
+	}
+	var keys strings.Builder
+	keys.Grow(size)
+	nodes := make([]Node, len(children))
+	n.Nodes = make([]*Node, len(children))
+	for i, c := range children {
+		start := keys.Len()
+		keys.WriteString(key)
+		keys.WriteByte('/')
+		keys.WriteString(c.name)
+		n.Nodes[i] = &nodes[i]
+		l.fill(&nodes[i], keys.String()[start:], entryOf(c.p), l.recursive)
+	}
 }
 
 // Watch begins to watch path. When the history of r.Since is gone it returns an *Error with code 401.

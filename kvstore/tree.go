@@ -1,7 +1,6 @@
 package kvstore
 
 import (
-	"cmp"
 	"hash/maphash"
 	"math"
 	"math/bits"
@@ -193,8 +192,8 @@ func (e entry) read() (a attributes, value string) {
 	return e.file.read()
 }
 
-// child finds a name in a directory, or returns nil.
-func (d *dir) child(name string) unsafe.Pointer {
+// get finds a name in a directory, or returns nil.
+func (d *dir) get(name string) unsafe.Pointer {
 	p := atomic.LoadPointer(&d.top)
 	at := placeOf(name)
 	for p != nil && kindOf(p) == kindBranch {
@@ -214,31 +213,39 @@ func (d *dir) child(name string) unsafe.Pointer {
 // isEmpty says whether a directory has no children.
 func (d *dir) isEmpty() bool { return atomic.LoadPointer(&d.top) == nil }
 
+// child is a child of a directory with its name.
+type child struct {
+	name string
+	p    unsafe.Pointer
+}
+
 // each calls f for the children in the order of their names.
 func (d *dir) each(f func(name string, e entry)) {
-	type child struct {
-		name string
-		p    unsafe.Pointer
-	}
-	var all []child
-	var collect func(p unsafe.Pointer)
-	collect = func(p unsafe.Pointer) {
-		if kindOf(p) != kindBranch {
-			all = append(all, child{nameOf(p), p})
-			return
-		}
-		slots := (*branch)(p).slots()
-		for i := range slots {
-			collect(atomic.LoadPointer(&slots[i]))
-		}
-	}
-	if top := atomic.LoadPointer(&d.top); top != nil {
-		collect(top)
-	}
-	slices.SortFunc(all, func(a, b child) int { return cmp.Compare(a.name, b.name) })
-	for _, c := range all {
+	for _, c := range d.children() {
 		f(c.name, entryOf(c.p))
 	}
+}
+
+// children lists the children in the order of their names.
+func (d *dir) children() []child {
+	top := atomic.LoadPointer(&d.top)
+	if top == nil {
+		return nil
+	}
+	all := appendChildren(make([]child, 0, 2*fan), top)
+	slices.SortFunc(all, func(a, b child) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+func appendChildren(all []child, p unsafe.Pointer) []child {
+	if kindOf(p) != kindBranch {
+		return append(all, child{nameOf(p), p})
+	}
+	slots := (*branch)(p).slots()
+	for i := range slots {
+		all = appendChildren(all, atomic.LoadPointer(&slots[i]))
+	}
+	return all
 }
 
 // find follows a clean path. A code other than 0 says why it leads nowhere, and stop is how much of the path was followed: up
@@ -247,7 +254,7 @@ func (d *dir) find(path string) (e entry, code, stop int) {
 	e.dir = d
 	for at := 1; at < len(path); {
 		end := at + indexSlash(path[at:])
-		p := e.dir.child(path[at:end])
+		p := e.dir.get(path[at:end])
 		if p == nil {
 			return entry{}, CodeKeyNotFound, end
 		}
