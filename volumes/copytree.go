@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,12 +23,9 @@ import (
 // Where the file system can, copies share the blocks of their originals. An overlay cannot, so beside each directory
 // go those that it may show files of: a file is cloned from where it really lies.
 type copyTree struct {
-	xattrs func(name string) bool // which extended attributes are copied
-	// How attributes of an original are read.
-	listxattr func(path string, buf []byte) (int, error)
-	getxattr  func(path, name string, buf []byte) (int, error)
-	workers   crew
-	refused   atomic.Bool // blocks cannot be shared, so that nobody tries again
+	wanted  func(xattr string) bool // which extended attributes are copied
+	workers crew
+	refused atomic.Bool // blocks cannot be shared, so that nobody tries again
 
 	mu    sync.Mutex          // guards links; held over the copying of a file with more than one name
 	links map[inodeKey]string // first copy of each such file
@@ -35,13 +33,7 @@ type copyTree struct {
 
 // newCopyTree copies all but the attributes by which an overlay remembers its layers.
 func newCopyTree() *copyTree {
-	return &copyTree{links: map[inodeKey]string{}, xattrs: func(name string) bool { return !strings.HasPrefix(name, "trusted.overlay.") },
-		listxattr: unix.Llistxattr, getxattr: unix.Lgetxattr}
-}
-
-// newMirrorTree copies all attributes, of originals that are named by the links in /proc to what is open.
-func newMirrorTree() *copyTree {
-	return &copyTree{links: map[inodeKey]string{}, xattrs: func(string) bool { return true }, listxattr: unix.Listxattr, getxattr: unix.Getxattr}
+	return &copyTree{links: map[inodeKey]string{}, wanted: func(xattr string) bool { return !strings.HasPrefix(xattr, "trusted.overlay.") }}
 }
 
 type inodeKey struct{ dev, ino uint64 }
@@ -59,10 +51,59 @@ func (c *copyTree) directory(ctx context.Context, dst, src string, layers []stri
 	if err := unix.Lstat(src, &st); err != nil {
 		return &os.PathError{Op: "lstat", Path: src, Err: err}
 	}
-	list, err := os.ReadDir(src)
+	subs, layers, err := c.files(ctx, dst, src, layers)
+	var wait sync.WaitGroup
+	for _, name := range subs {
+		err = cmp.Or(err, c.workers.spread(&wait, func() error {
+			sub := filepath.Join(dst, name)
+			if err := os.Mkdir(sub, 0o700); err != nil {
+				return err
+			}
+			subLayers := make([]string, len(layers))
+			for i, layer := range layers {
+				subLayers[i] = filepath.Join(layer, name)
+			}
+			return c.directory(ctx, sub, filepath.Join(src, name), subLayers)
+		}))
+	}
+	wait.Wait()
 	if err != nil {
 		return err
 	}
+	return c.attributes(place{name: dst}, xattrsOf(src), &st) // last, because entries change the directory's times
+}
+
+// files copies all of a directory but its own directories, whose names it returns with those layers that there are. It
+// holds the directories open, which spares the way to each file; but not while it is below them.
+func (c *copyTree) files(ctx context.Context, dst, src string, layers []string) (subs, found []string, err error) {
+	var open openDirs
+	defer open.close()
+	if open.dst, err = os.Open(dst); err != nil {
+		return nil, nil, err
+	}
+	if open.src, err = os.Open(src); err != nil {
+		return nil, nil, err
+	}
+	for _, layer := range layers {
+		fd, err := place{name: layer}.open(unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) { // so is a link, which could lead anywhere
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		found, open.layers = append(found, layer), append(open.layers, os.NewFile(uintptr(fd), layer))
+	}
+	list, err := open.src.ReadDir(-1)
+	if err != nil {
+		return nil, nil, err
+	}
+	list = slices.DeleteFunc(list, func(e fs.DirEntry) bool {
+		if e.IsDir() {
+			subs = append(subs, e.Name())
+		}
+		return e.IsDir()
+	})
 	var wait sync.WaitGroup
 	for part := range slices.Chunk(list, chunkOfNames) {
 		err = cmp.Or(err, c.workers.spread(&wait, func() error {
@@ -70,7 +111,7 @@ func (c *copyTree) directory(ctx context.Context, dst, src string, layers []stri
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				if err := c.entry(ctx, filepath.Join(dst, e.Name()), filepath.Join(src, e.Name()), layers); err != nil {
+				if err := c.entry(&open, e.Name()); err != nil {
 					return err
 				}
 			}
@@ -78,47 +119,84 @@ func (c *copyTree) directory(ctx context.Context, dst, src string, layers []stri
 		}))
 	}
 	wait.Wait()
-	if err != nil {
-		return err
-	}
-	return c.attributes(dst, src, &st) // last, because entries change the directory's times
+	return subs, found, err
 }
 
-func (c *copyTree) entry(ctx context.Context, dst, src string, layers []string) error {
+// openDirs are directories that are copied: the new one, the original, and what that may show files of.
+type openDirs struct {
+	dst, src *os.File
+	layers   []*os.File
+}
+
+func (o *openDirs) close() {
+	for _, dir := range append(o.layers, o.dst, o.src) {
+		_ = dir.Close() // nothing was written to it
+	}
+}
+
+// place is a name in an open directory, or a path where there is none.
+type place struct {
+	dir  *os.File
+	name string
+}
+
+func (p place) fd() int {
+	if p.dir == nil {
+		return unix.AT_FDCWD
+	}
+	return int(p.dir.Fd())
+}
+
+func (p place) path() string {
+	if p.dir == nil {
+		return p.name
+	}
+	return filepath.Join(p.dir.Name(), p.name)
+}
+
+// open returns a descriptor. An os.File of it would cost a system call more for each file, and os.OpenFile, which tries to
+// have the runtime poll it, four more.
+func (p place) open(flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(p.fd(), p.name, flags|unix.O_CLOEXEC, mode)
+		switch {
+		case err == nil:
+			return fd, nil
+		case !errors.Is(err, unix.EINTR):
+			return -1, &os.PathError{Op: "open", Path: p.path(), Err: err}
+		}
+	}
+}
+
+// entry copies what is no directory.
+func (c *copyTree) entry(dirs *openDirs, name string) error {
+	dst, src := place{dirs.dst, name}, place{dirs.src, name}
 	var st unix.Stat_t
-	if err := unix.Lstat(src, &st); err != nil {
-		return &os.PathError{Op: "lstat", Path: src, Err: err}
+	if err := unix.Fstatat(src.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "lstat", Path: src.path(), Err: err}
 	}
 	key := inodeKey{dev: st.Dev, ino: st.Ino}
-	kind := st.Mode & unix.S_IFMT
-	if kind != unix.S_IFDIR && st.Nlink > 1 {
+	if st.Nlink > 1 {
 		c.mu.Lock() // a further name waits for the first
 		defer c.mu.Unlock()
 		if first, copied := c.links[key]; copied {
-			return os.Link(first, dst)
+			return os.Link(first, dst.path())
 		}
-		c.links[key] = dst
+		c.links[key] = dst.path()
 	}
-	var err error
-	switch kind {
-	case unix.S_IFDIR:
-		if err := os.Mkdir(dst, 0o700); err != nil {
-			return err
-		}
-		return c.directory(ctx, dst, src, subdirs(layers, filepath.Base(src)))
-	case unix.S_IFREG:
-		err = c.copyFile(dst, src, &st, layers)
-	default:
-		var fd int
-		if fd, err = unix.Open(src, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {
-			err = makeSpecial(dst, fd, &st)
-			_ = unix.Close(fd) // it reads and writes nothing
-		}
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		return c.copyFile(dst, src, &st, dirs.layers)
 	}
+	fd, err := unix.Openat(src.fd(), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: src.path(), Err: err}
+	}
+	err = makeSpecial(dst.path(), fd, &st)
+	_ = unix.Close(fd) // it reads and writes nothing
 	if err != nil {
 		return err
 	}
-	return c.attributes(dst, src, &st)
+	return c.attributes(dst, xattrsOf(src.path()), &st)
 }
 
 // makeSpecial makes what is like the open src, neither a directory nor a file.
@@ -140,74 +218,47 @@ func makeSpecial(dst string, src int, st *unix.Stat_t) error {
 	return fmt.Errorf("what becomes %s is of no known kind (mode %o)", dst, st.Mode)
 }
 
-// subdirs returns the directories called name in those of dirs that have one.
-func subdirs(dirs []string, name string) []string {
-	var subs []string
-	for _, dir := range dirs {
-		var st unix.Stat_t
-		sub := filepath.Join(dir, name)
-		if unix.Lstat(sub, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR { // a link could lead anywhere
-			subs = append(subs, sub)
-		}
-	}
-	return subs
-}
-
 // copyFile shares the blocks where the file system can, and otherwise copies what is between holes.
-func (c *copyTree) copyFile(dst, src string, st *unix.Stat_t, layers []string) error {
-	return createFile(dst, st, func(out *os.File) error {
-		if len(layers) > 0 && !c.refused.Load() {
-			if in := openIn(layers, filepath.Base(src), st); in != nil {
-				defer in.Close() // only read
-				if c.share(out, in) {
-					return nil // and the overlay's file was not opened
-				}
+func (c *copyTree) copyFile(dst, src place, st *unix.Stat_t, layers []*os.File) error {
+	return createFile(dst, st, func(out int) error {
+		in := -1
+		if !c.refused.Load() {
+			in = openIn(layers, src.name, st) // an overlay's own files share nothing
+		}
+		isReal := in >= 0 || len(layers) == 0
+		if in < 0 {
+			var err error
+			if in, err = src.open(unix.O_RDONLY|unix.O_NOFOLLOW, 0); err != nil {
+				return err
 			}
 		}
-		in, err := openFile(src, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return err
+		defer unix.Close(in) // only read
+		if st.Size > 0 && !(isReal && c.share(out, in)) {
+			if err := copyData(out, in, src.path(), st.Size); err != nil {
+				return err
+			}
 		}
-		defer in.Close() // only read
-		if len(layers) == 0 && c.share(out, in) {
-			return nil
-		}
-		return copyData(out, in, st.Size)
+		return c.attributes(dst, xattrsOfOpen(in), st)
 	})
 }
 
-// createFile creates the copy of a file that has the attributes st. What is not empty is filled by fill.
-func createFile(dst string, st *unix.Stat_t, fill func(out *os.File) error) (err error) {
-	out, err := openFile(dst, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+// createFile creates the copy of a file that has the attributes st, and has fill fill it. Nobody else can get at it yet,
+// so it may have the permissions of the original; set-id bits come with the owner.
+func createFile(dst place, st *unix.Stat_t, fill func(out int) error) (err error) {
+	out, err := dst.open(unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, st.Mode&0o777)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if closeErr := out.Close(); err == nil {
-			err = closeErr
+		if closeErr := unix.Close(out); err == nil && closeErr != nil {
+			err = &os.PathError{Op: "close", Path: dst.path(), Err: closeErr}
 		}
 	}()
-	if st.Size == 0 {
-		return nil
-	}
 	return fill(out)
 }
 
-// openFile opens a file on a disk. os.OpenFile would try to have the runtime poll it, which takes five system calls more.
-func openFile(path string, flags int, mode uint32) (*os.File, error) {
-	for {
-		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, mode)
-		switch {
-		case err == nil:
-			return os.NewFile(uintptr(fd), path), nil
-		case !errors.Is(err, unix.EINTR):
-			return nil, &os.PathError{Op: "open", Path: path, Err: err}
-		}
-	}
-}
-
 // share makes out share the blocks of in, and reports whether it could.
-func (c *copyTree) share(out, in *os.File) bool {
+func (c *copyTree) share(out, in int) bool {
 	if c.refused.Load() {
 		return false
 	}
@@ -218,25 +269,38 @@ func (c *copyTree) share(out, in *os.File) bool {
 	return err == nil
 }
 
-// openIn opens the file that an overlay of dirs shows as st under this name, or returns nil. An overlay passes the inode
+// openIn opens the file that an overlay of dirs shows as st under this name, or returns -1. An overlay passes the inode
 // of a file on, as long as nobody wrote to it.
-func openIn(dirs []string, name string, st *unix.Stat_t) *os.File {
+func openIn(dirs []*os.File, name string, st *unix.Stat_t) int {
 	for _, dir := range dirs {
-		path := filepath.Join(dir, name)
 		var real unix.Stat_t
-		if unix.Lstat(path, &real) != nil || real.Ino != st.Ino || real.Size != st.Size || real.Mode != st.Mode ||
-			real.Mtim != st.Mtim || real.Ctim != st.Ctim {
+		if unix.Fstatat(int(dir.Fd()), name, &real, unix.AT_SYMLINK_NOFOLLOW) != nil || real.Ino != st.Ino || real.Size != st.Size ||
+			real.Mode != st.Mode || real.Mtim != st.Mtim || real.Ctim != st.Ctim {
 			continue
 		}
-		if f, err := openFile(path, unix.O_RDONLY|unix.O_NOFOLLOW, 0); err == nil {
-			return f
+		if fd, err := (place{dir, name}).open(unix.O_RDONLY|unix.O_NOFOLLOW, 0); err == nil {
+			return fd
 		}
 	}
-	return nil
+	return -1
 }
 
-// copyData copies the size bytes of in, but for its holes.
-func copyData(out, in *os.File, size int64) error {
+// copyData copies the size bytes of the open file called name, but for its holes.
+func copyData(outFD, inFD int, name string, size int64) (err error) {
+	out, err := duplicate(outFD, "the copy of "+name)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := out.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	in, err := duplicate(inFD, name)
+	if err != nil {
+		return err
+	}
+	defer in.Close() // only read
 	for offset := int64(0); offset < size; {
 		start, end, err := nextData(in, offset, size)
 		if err != nil {
@@ -263,23 +327,32 @@ func copyData(out, in *os.File, size int64) error {
 	return out.Truncate(size) // a hole at the end
 }
 
+// duplicate opens what is open once more.
+func duplicate(fd int, name string) (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "duplicate", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
 // noCow is FS_NOCOW_FL of the kernel's linux/fs.h.
 const noCow = 0x00800000
 
 // clone lets out share the blocks of in, and its freedom from copy-on-write, without which btrfs refuses.
-func clone(out, in *os.File) error {
-	err := unix.IoctlFileClone(int(out.Fd()), int(in.Fd()))
+func clone(out, in int) error {
+	err := unix.IoctlFileClone(out, in)
 	if !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	flags, flagsErr := unix.IoctlGetInt(int(in.Fd()), unix.FS_IOC_GETFLAGS)
+	flags, flagsErr := unix.IoctlGetInt(in, unix.FS_IOC_GETFLAGS)
 	if flagsErr != nil || flags&noCow == 0 {
 		return err
 	}
-	if err := unix.IoctlSetPointerInt(int(out.Fd()), unix.FS_IOC_SETFLAGS, flags&noCow); err != nil {
+	if err := unix.IoctlSetPointerInt(out, unix.FS_IOC_SETFLAGS, flags&noCow); err != nil {
 		return err
 	}
-	return unix.IoctlFileClone(int(out.Fd()), int(in.Fd()))
+	return unix.IoctlFileClone(out, in)
 }
 
 // nextData returns the first run of data at or after offset. Where holes cannot be found, all is data.
@@ -300,15 +373,22 @@ func nextData(f *os.File, offset, size int64) (start, end int64, err error) {
 	return start, min(end, size), nil
 }
 
-// attributes gives dst the owner, mode, extended attributes and times of src. The order matters: a change of owner takes
-// set-id bits and capabilities away, and every change touches the times.
-func (c *copyTree) attributes(dst, src string, st *unix.Stat_t) error {
-	if err := os.Lchown(dst, int(st.Uid), int(st.Gid)); err != nil {
-		return err
+// attributes gives dst the owner, mode and times of st, and the extended attributes of src. What is so already is left
+// alone. The order matters: a change of owner takes set-id bits and capabilities away, and every change touches the times.
+func (c *copyTree) attributes(dst place, src xattrs, st *unix.Stat_t) error {
+	var is unix.Stat_t
+	if err := unix.Fstatat(dst.fd(), dst.name, &is, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "lstat", Path: dst.path(), Err: err}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Chmod(dst, st.Mode&0o7777); err != nil {
-			return &os.PathError{Op: "chmod", Path: dst, Err: err}
+	chown := is.Uid != st.Uid || is.Gid != st.Gid
+	if chown {
+		if err := unix.Fchownat(dst.fd(), dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return &os.PathError{Op: "lchown", Path: dst.path(), Err: err}
+		}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK && (chown || is.Mode != st.Mode) {
+		if err := unix.Fchmodat(dst.fd(), dst.name, st.Mode&0o7777, 0); err != nil {
+			return &os.PathError{Op: "chmod", Path: dst.path(), Err: err}
 		}
 	}
 	if err := c.copyXattrs(dst, src); err != nil {
@@ -317,33 +397,53 @@ func (c *copyTree) attributes(dst, src string, st *unix.Stat_t) error {
 	return copyTimes(dst, st)
 }
 
-func copyTimes(dst string, st *unix.Stat_t) error {
+func copyTimes(dst place, st *unix.Stat_t) error {
 	times := []unix.Timespec{st.Atim, st.Mtim}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, dst, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "utimensat", Path: dst, Err: err}
+	if err := unix.UtimesNanoAt(dst.fd(), dst.name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "utimensat", Path: dst.path(), Err: err}
 	}
 	return nil
 }
 
+// xattrs are how the extended attributes of an original are read.
+type xattrs struct {
+	list func(buf []byte) (int, error)
+	get  func(name string, buf []byte) (int, error)
+}
+
+func xattrsOf(path string) xattrs {
+	return xattrs{
+		list: func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
+		get:  func(name string, buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) },
+	}
+}
+
+func xattrsOfOpen(fd int) xattrs {
+	return xattrs{
+		list: func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
+		get:  func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) },
+	}
+}
+
 // copyXattrs copies the wanted extended attributes, except where either file system has none.
-func (c *copyTree) copyXattrs(dst, src string) error {
-	names, err := listXattrs(func(buf []byte) (int, error) { return c.listxattr(src, buf) })
+func (c *copyTree) copyXattrs(dst place, src xattrs) error {
+	names, err := listXattrs(src.list)
 	if err != nil {
-		return &os.PathError{Op: "llistxattr", Path: src, Err: err}
+		return &os.PathError{Op: "list the attributes for", Path: dst.path(), Err: err}
 	}
 	for _, name := range names {
-		if !c.xattrs(name) {
+		if !c.wanted(name) {
 			continue
 		}
-		value, err := grow(func(buf []byte) (int, error) { return c.getxattr(src, name, buf) })
+		value, err := grow(func(buf []byte) (int, error) { return src.get(name, buf) })
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
 		if err == nil {
-			err = unix.Lsetxattr(dst, name, value, 0)
+			err = unix.Lsetxattr(dst.path(), name, value, 0)
 		}
 		if err != nil && !errors.Is(err, unix.ENOTSUP) {
-			return &os.PathError{Op: "copy attribute " + name + " to", Path: dst, Err: err}
+			return &os.PathError{Op: "copy attribute " + name + " to", Path: dst.path(), Err: err}
 		}
 	}
 	return nil

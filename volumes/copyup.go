@@ -177,13 +177,13 @@ func moveEntries(path, ready string) error {
 			return err
 		}
 	}
-	if err := newCopyTree().attributes(path, ready, &st); err != nil {
+	if err := newCopyTree().attributes(place{name: path}, xattrsOf(ready), &st); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(ready); err != nil {
 		return err
 	}
-	if err := copyTimes(path, &st); err != nil { // ready may have been in path
+	if err := copyTimes(place{name: path}, &st); err != nil { // ready may have been in path
 		return err
 	}
 	return fault.Point("copyup.finished")

@@ -66,7 +66,7 @@ type version struct {
 }
 
 func newMirror(dst, src string, now func() time.Time) *mirror {
-	return &mirror{dst: dst, src: src, now: now, tree: newMirrorTree(), root: node{dir: &directory{}}}
+	return &mirror{dst: dst, src: src, now: now, tree: &copyTree{wanted: func(string) bool { return true }}, root: node{dir: &directory{}}}
 }
 
 // pass is one pass of a mirror.
@@ -200,7 +200,7 @@ func (p *pass) entries(ctx context.Context, n *node, f *os.File) error {
 		if err := dropXattrs(dst); err != nil {
 			return err
 		}
-		if err := p.tree.attributes(dst, opened(int(f.Fd())), &st); err != nil {
+		if err := p.tree.attributes(place{name: dst}, xattrsOfOpen(int(f.Fd())), &st); err != nil {
 			return err
 		}
 		n.copy = p.version(&st)
@@ -286,6 +286,14 @@ func (p *pass) touch(dir *directory) {
 // opened is a path that leads to what is open, and never to what has its name by now.
 func opened(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
+// xattrsBehind are those of what a link in /proc leads to. What is open without being read has no others.
+func xattrsBehind(link string) xattrs {
+	return xattrs{
+		list: func(buf []byte) (int, error) { return unix.Listxattr(link, buf) },
+		get:  func(name string, buf []byte) (int, error) { return unix.Getxattr(link, name, buf) },
+	}
+}
+
 // entry brings one name up to date; if that is a directory, not what is in it, and if it is one of several of its inode,
 // only as far as to note that.
 func (p *pass) entry(dir *directory, f *os.File, n *node) error {
@@ -348,7 +356,7 @@ func (p *pass) clone(dir *directory, f *os.File, n *node) error {
 	if err != nil {
 		return fmt.Errorf("clone %s: %w", name, err)
 	}
-	if err := p.tree.attributes(dst, opened(fd), &st); err != nil {
+	if err := p.tree.attributes(place{name: dst}, xattrsBehind(opened(fd)), &st); err != nil {
 		return err
 	}
 	n.copy = p.version(&st)
@@ -357,12 +365,15 @@ func (p *pass) clone(dir *directory, f *os.File, n *node) error {
 
 // cloneFile makes a file that shares the blocks of the one at src, which has the attributes st.
 func cloneFile(dst, src string, st *unix.Stat_t) error {
-	return createFile(dst, st, func(out *os.File) error {
-		in, err := openFile(src, unix.O_RDONLY, 0)
+	return createFile(place{name: dst}, st, func(out int) error {
+		if st.Size == 0 {
+			return nil
+		}
+		in, err := place{name: src}.open(unix.O_RDONLY, 0)
 		if err != nil {
 			return err
 		}
-		defer in.Close() // only read
+		defer unix.Close(in) // only read
 		if err := clone(out, in); err != nil {
 			return fmt.Errorf("%w (%v)", errNoClone, err)
 		}
