@@ -38,6 +38,10 @@ func makeImage(t *testing.T, dir string) {
 	must(os.WriteFile(in("sub/suid"), []byte("x"), 0o755))
 	must(os.Chown(in("sub/suid"), 1000, 1001))
 	must(os.Chmod(in("sub/suid"), 0o4755|fs.ModeSetuid))
+	must(os.WriteFile(in("sub/root"), []byte("x"), 0o755))
+	must(os.Chmod(in("sub/root"), 0o755|fs.ModeSetuid|fs.ModeSetgid))
+	must(os.WriteFile(in("sub/empty"), nil, 0o600))
+	must(os.Chmod(in("sub/empty"), 0o666)) // more than a usual umask leaves
 	must(os.Link(in("file"), in("sub/deep/link")))
 	must(os.Symlink("../file", in("sub/symlink")))
 	must(os.Symlink("/etc/passwd", in("dangerous")))

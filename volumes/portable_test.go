@@ -53,7 +53,7 @@ func TestExportAndImport(t *testing.T) {
 	v := h.create(volumes.CreateRequest{Name: "vol", Labels: map[string]string{"a": "b"}})
 	makeImage(t, v.Mountpoint)
 	data, report := h.export("vol", volumes.ExportRequest{})
-	if want := int64(11); report.Entries != want || len(report.LeftOut) != 0 {
+	if want := int64(13); report.Entries != want || len(report.LeftOut) != 0 {
 		t.Errorf("%+v", report)
 	}
 	again := h.importStream(volumes.ImportRequest{Name: "again"}, data)
