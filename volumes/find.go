@@ -27,8 +27,9 @@ type Finder interface {
 	// means that it is there and cannot be used now. It may take as long as a call to that driver, and nobody who
 	// asks for another name waits meanwhile.
 	Find(ctx context.Context, name string) (Driver, error)
-	// All returns the drivers that can be used, sorted by name. It may leave out what did not answer lately.
-	All(ctx context.Context) []Driver
+	// All returns the drivers that can be used, sorted by name. It may leave out what did not answer lately, and does so
+	// with what does not answer within the limit.
+	All(ctx context.Context, limit time.Duration) []Driver
 }
 
 // driver returns a driver by name; "" is the default one. Shortly after the start it waits for one that a record
@@ -65,9 +66,7 @@ func (s *Store) foreignDrivers(ctx context.Context) []Driver {
 	if s.finder == nil {
 		return list
 	}
-	bounded, cancel := context.WithTimeout(ctx, s.deadline)
-	defer cancel()
-	for _, d := range s.finder.All(bounded) {
+	for _, d := range s.finder.All(ctx, s.deadline) {
 		if s.drivers[d.Name()] == nil {
 			list = append(list, d)
 		}

@@ -68,7 +68,7 @@ func (h *host) find(name string) volumes.Driver {
 
 func (h *host) all() []string {
 	names := []string{}
-	for _, d := range h.plugins.All(h.t.Context()) {
+	for _, d := range h.plugins.All(h.t.Context(), time.Minute) {
 		names = append(names, d.Name())
 	}
 	return names

@@ -218,13 +218,19 @@ func (p *Plugins) complain(name string, pl *plug, err error) {
 
 // All implements volumes.Finder. Plug-ins that cannot be reached or do not answer are logged and left out; one that let
 // a call run into its time limit is left out for a while without being asked.
-func (p *Plugins) All(ctx context.Context) []volumes.Driver {
+func (p *Plugins) All(ctx context.Context, limit time.Duration) []volumes.Driver {
+	names := p.names()
+	if len(names) == 0 {
+		return nil // as nearly always: it spares a timer
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	var (
 		mu    sync.Mutex // guards found
 		found []volumes.Driver
 		wg    sync.WaitGroup
 	)
-	for _, name := range p.names() {
+	for _, name := range names {
 		if p.plug(name).shun.Load() > time.Now().UnixNano() {
 			continue
 		}
