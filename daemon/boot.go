@@ -23,6 +23,7 @@ import (
 	"github.com/moby/sys/user"
 
 	apicontainers "stated.dev/stated/api/router/containers"
+	apidebug "stated.dev/stated/api/router/debug"
 	apiimages "stated.dev/stated/api/router/images"
 	apikeys "stated.dev/stated/api/router/keys"
 	apinetworks "stated.dev/stated/api/router/networks"
@@ -105,6 +106,9 @@ func New(cfg Config, log *slog.Logger) (*Daemon, error) {
 	)
 	d.server = server.New(server.Options{Version: cfg.Version, Log: log, Experimental: cfg.Experimental, Ready: d.stack.Ready})
 	d.server.Handle(apisystem.PhaseRoutes(d.stack))
+	if cfg.Debug {
+		d.server.Handle(apidebug.Routes())
+	}
 	return d, nil
 }
 
