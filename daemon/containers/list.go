@@ -22,10 +22,12 @@ import (
 	"stated.dev/stated/volumes/mountpoint"
 )
 
-// cachedJSON is what a container's list entry was last encoded to. The status text changes with the clock, so the
-// entry is kept in two parts around it.
+// cachedJSON is what a container's list entry was last encoded to. The status text changes with the clock, so it can be
+// replaced.
 type cachedJSON struct {
-	before, after []byte
+	entry  json.RawMessage
+	at     int    // where the status text is
+	status string // that text, with its quotes
 }
 
 // statusMark stands for the status text while an entry is encoded. It cannot be part of user data, which is escaped.
@@ -38,29 +40,31 @@ func (c *Container) dropCache() {
 	c.mu.Unlock()
 }
 
-// summary returns the container's list entry.
+// summary returns the container's list entry, which is not to be changed.
 func (c *Container) summary(r *Record, now time.Time) (json.RawMessage, error) {
+	status := strconv.Quote(r.State.describe(now))
 	c.mu.Lock()
 	cached := c.cached
 	c.mu.Unlock()
-	if cached.before == nil {
-		data, err := encodeSummary(summarize(r))
+	if cached.entry != nil && cached.status == status {
+		return cached.entry, nil
+	}
+	if cached.entry == nil {
+		entry, err := encodeSummary(summarize(r))
 		if err != nil {
 			return nil, err
 		}
 		mark, _ := json.Marshal(statusMark)
-		before, after, _ := bytes.Cut(data, mark)
-		cached = cachedJSON{before: slices.Clip(before), after: after}
-		c.mu.Lock()
-		if c.record.Load() == r { // a change since would be hidden by what we have encoded
-			c.cached = cached
-		}
-		c.mu.Unlock()
+		cached = cachedJSON{entry: entry, at: bytes.Index(entry, mark), status: string(mark)}
 	}
-	out := make([]byte, 0, len(cached.before)+len(cached.after)+48)
-	out = append(out, cached.before...)
-	out = strconv.AppendQuote(out, r.State.describe(now))
-	return append(out, cached.after...), nil
+	before, after := cached.entry[:cached.at], cached.entry[cached.at+len(cached.status):]
+	cached.entry, cached.status = slices.Concat(before, []byte(status), after), status
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.record.Load() == r { // a change since would be hidden by what we have encoded
+		c.cached = cached
+	}
+	return cached.entry, nil
 }
 
 func encodeSummary(s container.Summary) ([]byte, error) {
@@ -204,7 +208,7 @@ func (s *Service) withSize(ctx context.Context, c *Container, r *Record, entry j
 		s.log.Warn("cannot find the size of a container", "container", c.id, "err", err)
 		return entry, nil
 	}
-	entry = bytes.TrimSuffix(entry, []byte("}"))
+	entry = bytes.TrimSuffix(bytes.Clone(entry), []byte("}"))
 	if rw != 0 { // clients of Docker get no zeros here
 		entry = fmt.Appendf(entry, `,"SizeRw":%d`, rw)
 	}
