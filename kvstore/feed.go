@@ -181,6 +181,7 @@ func (f *feed) close(w *Watcher) {
 // tell it, not on how many there are. The store's lock guards it.
 type hub struct {
 	feeds map[string]*feed // the first of each path; those with a from come last
+	deep  []int            // how many feeds have a path of so many elements: most changes pass directories that nobody watches
 	count int              // watchers that have not ended
 	cut   uint64
 }
@@ -197,6 +198,10 @@ func (h *hub) feed(t subject, limit int) *feed {
 		prev, next = next, next.next
 	}
 	f := newFeed(t, limit)
+	for len(h.deep) <= depth(t.path) {
+		h.deep = append(h.deep, 0)
+	}
+	h.deep[depth(t.path)]++
 	f.prev, f.next = prev, next
 	if next != nil {
 		next.prev = f
@@ -239,6 +244,7 @@ func (h *hub) end(f *feed, reason error) {
 }
 
 func (h *hub) drop(f *feed) {
+	h.deep[depth(f.path)]--
 	if f.next != nil {
 		f.next.prev = f.prev
 	}
@@ -296,10 +302,15 @@ func (h *hub) notify(e *Event) {
 		return
 	}
 	key := e.Node.Key
-	h.visit("/", e, false)
-	for i := 1; i < len(key); i++ {
-		i += indexSlash(key[i:])
-		h.visit(key[:i], e, false)
+	for end, n := 1, 0; n < len(h.deep); n++ {
+		if h.deep[n] > 0 {
+			h.visit(key[:end], e, false)
+		}
+		if end == len(key) {
+			return
+		}
+		at := end + int(flag(n > 0)) // behind the slash
+		end = at + indexSlash(key[at:])
 	}
 }
 
