@@ -56,6 +56,9 @@ func NewMaterial(key *ecdsa.PrivateKey, issued []byte, trust Trust) (Material, e
 	return m, err
 }
 
+// Leaf is the host's own certificate.
+func (m Material) Leaf() *x509.Certificate { return m.Chain[0] }
+
 // identity checks that the parts belong together, and says whose they are. Whether the certificate has expired does
 // not matter here: a host that was off for long still has to find out who it was.
 func (m Material) identity() (Identity, error) {

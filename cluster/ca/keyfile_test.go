@@ -175,6 +175,26 @@ func TestKeyFileSealedFromTheStart(t *testing.T) {
 	check(t, f.Unlock(key))
 }
 
+// TestKeyFileStaysAsItIs: what a host writes after its unlock key was changed is under the new key, without a restart.
+func TestKeyFileStaysAsItIs(t *testing.T) {
+	root, path := newRoot(), filepath.Join(t.TempDir(), "node.pem")
+	f := open(t, path)
+	check(t, f.Write(sign(root, manager("m1"), 0, epoch).material(trustOf(root))))
+	for _, key := range []ca.UnlockKey{ca.NewUnlockKey(), ca.NewUnlockKey(), {}, ca.NewUnlockKey()} {
+		check(t, f.SetUnlockKey(key))
+		m := sign(root, manager("m1"), 0, epoch).material(trustOf(root))
+		check(t, f.Write(m))
+		again := open(t, path)
+		if again.Locked() == key.IsZero() {
+			t.Fatalf("locked: %v", again.Locked())
+		}
+		check(t, again.Unlock(key))
+		if !same(must(again.Held()), m) || !same(must(f.Held()), m) {
+			t.Error("not what was written")
+		}
+	}
+}
+
 // TestKeyFileLongOff: a host that was off until all had expired, an old root long before, still knows who it was.
 func TestKeyFileLongOff(t *testing.T) {
 	gone := makeAuthority("gone", ecKey(elliptic.P256()), nil, func(c *x509.Certificate) {

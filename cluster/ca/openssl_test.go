@@ -2,6 +2,7 @@ package ca_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -120,7 +121,7 @@ func TestOpensslClient(t *testing.T) {
 				return
 			}
 			defer raw.Close()
-			conn := tlsServer(raw, own)
+			conn := tls.Server(raw, own.Server(ca.Want{}))
 			_, err = io.WriteString(conn, word)
 			_ = conn.Close()
 			served <- err

@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -336,5 +335,3 @@ func inForce(cert *x509.Certificate, now time.Time) error {
 	}
 	return nil
 }
-
-var errNoRoots = errors.New("there is no root")

@@ -2,7 +2,6 @@ package ca
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -155,6 +154,3 @@ func (t Token) Peer(s tls.ConnectionState, now time.Time) (Trust, Identity, erro
 	}
 	return t.Verify(s.PeerCertificates, now)
 }
-
-// Leaf is the host's own certificate.
-func (m Material) Leaf() *x509.Certificate { return m.Chain[0] }
