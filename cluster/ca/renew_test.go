@@ -77,6 +77,7 @@ type renewing struct {
 	times  []time.Duration // of attempts
 	fails  error           // what renewals come to
 	stuck  bool            // they change nothing
+	behind time.Duration   // the signer's clock
 	failed []error
 	nexts  []time.Duration
 }
@@ -100,7 +101,7 @@ func start(t *testing.T, life time.Duration) (*renewing, *ca.Renewer, context.Ca
 		Clock: r.clock, Jitter: func() float64 { return 0 }, Current: r.current,
 		Renew: func(context.Context) error {
 			now := r.clock.Now()
-			next := sign(root, worker("n"), life, now).chain()[0]
+			next := sign(root, worker("n"), life, now.Add(-r.behind)).chain()[0]
 			r.do(func() {
 				r.times = append(r.times, now.Sub(epoch))
 				if r.fails == nil && !r.stuck {
@@ -171,6 +172,17 @@ func TestRenewerTriesAgain(t *testing.T) {
 				t.Errorf("%d failures, %d attempts, %d in all", len(r.failed), attempts, len(r.times))
 			}
 		})
+	}
+}
+
+// TestRenewerSignerBehind: a signer that gives certificates which are due at once is not asked without a pause.
+func TestRenewerSignerBehind(t *testing.T) {
+	r, _, stop := start(t, 10*time.Hour)
+	r.behind = 6 * time.Hour
+	r.clock.pass(epoch.Add(5*time.Hour + 10*time.Second))
+	stop()
+	if len(r.times) < 10 || len(r.times) > 12 {
+		t.Errorf("renewed %d times", len(r.times))
 	}
 }
 

@@ -50,6 +50,19 @@ func TestOldProtocol(t *testing.T) {
 	}
 }
 
+// TestNothingIsResumed: one who kept a ticket gets no handshake without a look at its certificate.
+func TestNothingIsResumed(t *testing.T) {
+	root := newRoot()
+	m := sign(root, manager("m1"), 0, epoch).credentials(trustOf(root), at(epoch))
+	server, client := m.Server(ca.Want{}), sign(root, worker("w1"), 0, epoch).bare()
+	client.ServerName, client.ClientSessionCache = "m1", tls.NewLRUClientSessionCache(1)
+	for range 2 {
+		if s, c := connect(t, server, client); s.err != nil || c.err != nil || s.state.DidResume {
+			t.Fatalf("server %v, client %v, resumed %v", s.err, c.err, s.state.DidResume)
+		}
+	}
+}
+
 // refusals are peers that are refused, whichever end they are at.
 func refusals(root *ca.Root) map[string]struct {
 	peer  *tls.Config
