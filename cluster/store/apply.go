@@ -1,0 +1,280 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+
+	"stated.dev/stated/cluster/objects"
+)
+
+// Result is what Apply makes of a command.
+type Result struct {
+	Index uint64 // that its objects have as their version
+	Err   error  // why it changed nothing
+}
+
+// Apply carries out a committed command and returns its Result, which depends on nothing but the command and those before
+// it. It keeps no reference to the command. It never panics but in a build that checks; bytes that are no command have a
+// Result with an error.
+func (s *Store) Apply(index uint64, b []byte) any {
+	c, err := decodeCommand(b)
+	if err != nil {
+		return Result{Err: err}
+	}
+	s.machine.Lock()
+	defer s.machine.Unlock()
+	if r, done := s.sessions.begin(c); done {
+		return r
+	}
+	r := Result{Index: index}
+	if r.Err = s.carryOut(index, c.actions); r.Err != nil {
+		r.Index = 0
+	}
+	s.sessions.end(c, r)
+	return r
+}
+
+// carryOut makes all the changes or none. Index 0 is for a store without a log.
+func (s *Store) carryOut(index uint64, actions []action) error {
+	if len(actions) == 0 {
+		return nil
+	}
+	base := s.state.Load()
+	next := &state{db: base.db.Snapshot(), counts: base.counts, version: max(index, base.version)}
+	txn := next.db.Txn(true)
+	defer txn.Abort() // does nothing after Commit
+	e := editor{txn: txn, counts: &next.counts, versioned: index != 0, index: index}
+	happened := make([]Event, 0, len(actions)+1)
+	for _, a := range actions {
+		event := Event{Action: a.action, Kind: a.kind, Object: a.object}
+		var err error
+		switch a.action {
+		case Create:
+			err = e.create(a.object)
+		case Update:
+			event.Old, err = e.update(a.object)
+		case Delete:
+			event.Object, err = e.remove(a.kind, a.id, &a.version)
+		}
+		if err != nil {
+			return err
+		}
+		happened = append(happened, event)
+	}
+	txn.Commit()
+	s.commit(next, happened, index)
+	return nil
+}
+
+// propose proposes a draft's changes and waits until they have been applied here, or were not because of the result's error.
+func (s *Store) propose(ctx context.Context, d *draft) (Result, error) {
+	r, err := s.proposeActions(ctx, d)
+	if err != nil || r.Err != nil {
+		return r, err
+	}
+	for _, c := range d.changes {
+		if c.caller != nil {
+			m := c.object.Head().Meta
+			m.Version.Index = r.Index
+			c.caller.Head().Meta = m
+		}
+	}
+	return r, nil
+}
+
+// overtaken says whether a command changed nothing because of other changes that came first.
+func (r Result) overtaken() bool { return r.Err != nil && r.Err != errDamaged && r.Err != errRepeat }
+
+func (s *Store) proposeActions(ctx context.Context, d *draft) (Result, error) {
+	if err := d.encode(); err != nil {
+		return Result{}, err
+	}
+	if n := d.bytes + commandRoom; n > MaxTransactionBytes {
+		return Result{}, fmt.Errorf("propose %d changes in %d bytes, of which %s: %w", len(d.changes), n, d.largest(), ErrRequestTooLarge)
+	}
+	c := s.proposals.begin(s.options.Client)
+	defer s.proposals.finish(c.sequence)
+	answer, err := s.proposer.Propose(ctx, c.append(make([]byte, 0, d.bytes+commandRoom), d.encoded))
+	if err != nil {
+		return Result{}, err
+	}
+	r, ok := answer.(Result)
+	if !ok {
+		return Result{}, fmt.Errorf("the log answered a proposal with a %T", answer)
+	}
+	return r, nil
+}
+
+// proposeFirst proposes what comes before a draft's split, and returns the rest: based on that.
+func (s *Store) proposeFirst(ctx context.Context, d *draft) (*draft, error) {
+	n := d.split
+	before := &draft{changes: d.changes[:n:n], encoded: d.encoded[:n:n], bytes: d.bytes - d.sizeFrom(n)}
+	r, err := s.propose(ctx, before)
+	if err = cmp.Or(err, r.Err); err != nil {
+		return nil, err
+	}
+	type name struct {
+		kind objects.Kind
+		id   string
+	}
+	changed := map[name]bool{}
+	for _, c := range before.changes {
+		changed[name{c.object.Kind(), c.object.Head().ID}] = true
+	}
+	rest := &draft{changes: d.changes[n:]}
+	for i, c := range rest.changes {
+		if changed[name{c.object.Kind(), c.object.Head().ID}] {
+			o := objects.Copy(c.object)
+			o.Head().Meta.Version.Index = r.Index
+			rest.changes[i].object = o
+		}
+	}
+	return rest, nil
+}
+
+// proposals names this host's commands.
+type proposals struct {
+	mu       sync.Mutex // guards what follows; never held over a proposal
+	next     uint64     // the next sequence
+	acked    uint64     // no result of a sequence below is awaited
+	finished map[uint64]bool
+}
+
+func (p *proposals) init() { p.next, p.acked, p.finished = 1, 1, map[uint64]bool{} }
+
+func (p *proposals) begin(client uint64) *command {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := &command{client: client, sequence: p.next, acked: p.acked}
+	p.next++
+	return c
+}
+
+func (p *proposals) finish(sequence uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.finished[sequence] = true
+	for p.finished[p.acked] {
+		delete(p.finished, p.acked)
+		p.acked++
+	}
+}
+
+// maxSessions bounds the clients that are remembered. The one that was silent for longest is forgotten. A host is one client
+// between two starts.
+const maxSessions = 256
+
+// sessions are the results that clients may still ask for by repeating a command. All hosts have the same.
+type sessions struct {
+	applied uint64 // commands so far, which orders clients by their last one
+	clients map[uint64]*session
+}
+
+type session struct {
+	acked   uint64
+	used    uint64
+	results map[uint64]Result
+}
+
+// begin returns the result of a command that came before.
+func (s *sessions) begin(c *command) (r Result, done bool) {
+	s.applied++
+	client := s.clients[c.client]
+	if client == nil {
+		if s.clients == nil {
+			s.clients = map[uint64]*session{}
+		}
+		client = &session{results: map[uint64]Result{}}
+		s.clients[c.client] = client
+	}
+	client.used = s.applied
+	s.forget()
+	if r, done := client.results[c.sequence]; done {
+		return r, true
+	}
+	if c.sequence < client.acked {
+		return Result{Err: errRepeat}, true
+	}
+	if c.acked > client.acked {
+		client.acked = c.acked
+		maps.DeleteFunc(client.results, func(sequence uint64, _ Result) bool { return sequence < c.acked })
+	}
+	return Result{}, false
+}
+
+func (s *sessions) end(c *command, r Result) { s.clients[c.client].results[c.sequence] = r }
+
+func (s *sessions) forget() {
+	if len(s.clients) <= maxSessions {
+		return
+	}
+	var oldest uint64
+	used := s.applied + 1
+	for id, client := range s.clients {
+		if client.used < used {
+			oldest, used = id, client.used
+		}
+	}
+	delete(s.clients, oldest)
+}
+
+func (s *sessions) clone() sessions {
+	c := sessions{applied: s.applied, clients: make(map[uint64]*session, len(s.clients))}
+	for id, client := range s.clients {
+		c.clients[id] = &session{client.acked, client.used, maps.Clone(client.results)}
+	}
+	return c
+}
+
+// StoreAction is one change of a store by another's.
+type StoreAction struct {
+	Action Action
+	Object objects.Object // of a removal, the ID is enough
+}
+
+// ApplyActions makes changes that were made elsewhere, all or none, without versions: of a store without a proposer only.
+func (s *Store) ApplyActions(ctx context.Context, actions ...StoreAction) error {
+	if s.proposer != nil {
+		return ErrReplicated
+	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	list := make([]action, len(actions))
+	for i, a := range actions {
+		if a.Action < Create || a.Action > Delete || a.Object == nil {
+			return ErrUnknownAction
+		}
+		list[i] = action{action: a.Action, kind: a.Object.Kind(), object: objects.Copy(a.Object), id: a.Object.Head().ID}
+	}
+	return s.carryOut(0, list)
+}
+
+// Replay makes a change of another store's through Update. It takes those of nodes, services, tasks and networks; the event
+// of a commit changes nothing.
+func (s *Store) Replay(ctx context.Context, e Event) error {
+	switch e.Kind {
+	case objects.KindNode, objects.KindService, objects.KindTask, objects.KindNetwork:
+	default:
+		if e.Action == Commit {
+			return nil
+		}
+		return ErrUnknownEvent
+	}
+	return s.Update(ctx, func(tx *Tx) error {
+		switch e.Action {
+		case Create:
+			return tx.create(objects.Copy(e.Object))
+		case Update:
+			return tx.update(objects.Copy(e.Object))
+		case Delete:
+			return tx.remove(e.Kind, e.Object.Head().ID)
+		}
+		return ErrUnknownEvent
+	})
+}
