@@ -146,18 +146,17 @@ func (s *Store) Update(ctx context.Context, cb func(*Tx) error) error {
 	return err
 }
 
-// retries bounds how often Retry calls a callback.
-const retries = 16
-
 // Retry is Update for a callback that may be called several times: when the changes cannot take effect because of others
-// that came first, it is called again and sees those. It has to read in the transaction what it changes.
-func (s *Store) Retry(ctx context.Context, cb func(*Tx) error) (err error) {
+// that came first, it is called again and sees those, until ctx ends. It has to read in the transaction what it changes.
+// Each time that it is too late another update has come through, so they cannot all keep each other from it.
+func (s *Store) Retry(ctx context.Context, cb func(*Tx) error) error {
 	defer s.observe(Write)()
-	overtaken := true
-	for n := 0; overtaken && n < retries; n++ {
-		overtaken, err = s.updateOnce(ctx, cb)
+	for {
+		overtaken, err := s.updateOnce(ctx, cb)
+		if !overtaken || ctx.Err() != nil {
+			return err
+		}
 	}
-	return err
 }
 
 // updateOnce also says whether the error is due to changes that were committed since cb ran.
