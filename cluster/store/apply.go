@@ -43,10 +43,9 @@ func (s *Store) carryOut(index uint64, actions []action) error {
 		return nil
 	}
 	base := s.state.Load()
-	next := &state{db: base.db.Snapshot(), counts: base.counts, version: max(index, base.version)}
-	txn := next.db.Txn(true)
-	defer txn.Abort() // does nothing after Commit
-	e := editor{txn: txn, counts: &next.counts, versioned: index != 0, index: index}
+	db := base.db.Snapshot()
+	e := edit(db, base.counts)
+	e.versioned, e.index = index != 0, index
 	happened := make([]Event, 0, len(actions)+1)
 	for _, a := range actions {
 		event := Event{Action: a.action, Kind: a.kind, Object: a.object}
@@ -64,8 +63,8 @@ func (s *Store) carryOut(index uint64, actions []action) error {
 		}
 		happened = append(happened, event)
 	}
-	txn.Commit()
-	s.commit(next, happened, index)
+	e.txn.Commit()
+	s.commit(&state{db, e.counts, max(index, base.version)}, happened, index)
 	return nil
 }
 

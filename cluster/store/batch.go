@@ -77,9 +77,7 @@ func (b *Batching) Update(cb func(*Tx) error) error {
 func (b *Batching) flush() {
 	d, s := b.draft, b.store
 	if s.proposer == nil {
-		if len(d.changes) > 0 {
-			s.commit(&state{d.db, d.counts, d.base.version}, events(d.changes), 0)
-		}
+		d.commit()
 		b.release()
 		return
 	}

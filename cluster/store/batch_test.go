@@ -3,6 +3,8 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -199,4 +201,79 @@ func TestBatchUpdatesTwice(t *testing.T) {
 	if !slices.Equal(got, names) {
 		t.Errorf("a watcher was told of %q", got)
 	}
+}
+
+// TestBatchUndoes lets random parts of batches fail and compares what is left with a plain model.
+func TestBatchUndoes(t *testing.T) {
+	bothWays(t, func(t *testing.T, s *store.Store) {
+		r := rand.New(rand.NewPCG(1, 2))
+		m := map[string]string{}
+		same := func(tx store.Reader) {
+			t.Helper()
+			list, err := store.Configs.Find(tx, store.All())
+			if err != nil || len(list) != len(m) {
+				t.Fatalf("there is %v instead of %v: %v", list, m, err)
+			}
+			for _, c := range list {
+				found, err := store.Configs.Find(tx, store.ByName(c.Spec.Name))
+				if err != nil || len(found) != 1 || m[c.ID] != c.Spec.Name || store.Configs.Get(tx, c.ID) != c {
+					t.Fatalf("%s is %s instead of %s, and its name finds %v: %v", c.ID, c.Spec.Name, m[c.ID], found, err)
+				}
+			}
+		}
+		for range 20 {
+			if err := s.Batch(t.Context(), func(b *store.Batching) error {
+				for range 30 {
+					trial := maps.Clone(m)
+					fail := r.IntN(3) == 0
+					err := b.Update(func(tx *store.Tx) error {
+						for range 4 {
+							id, name := fmt.Sprint(r.IntN(5)), fmt.Sprint("n", r.IntN(5))
+							switch old := store.Configs.Get(tx, id); {
+							case slices.Contains(slices.Collect(maps.Values(trial)), name):
+								if old != nil {
+									delete(trial, id)
+									if err := store.Configs.Delete(tx, id); err != nil {
+										return err
+									}
+								}
+							case old == nil:
+								trial[id] = name
+								if err := store.Configs.Create(tx, config(id, name)); err != nil {
+									return err
+								}
+							default:
+								trial[id] = name
+								c := objects.Copy(old)
+								c.Spec.Name = name
+								if err := store.Configs.Update(tx, c); err != nil {
+									return err
+								}
+							}
+						}
+						if fail {
+							return errAsked
+						}
+						return nil
+					})
+					if fail != errors.Is(err, errAsked) || !fail && err != nil {
+						t.Fatalf("a part returned %v", err)
+					}
+					if !fail {
+						m = trial
+					}
+					if err := b.Update(func(tx *store.Tx) error { same(tx); return nil }); err != nil {
+						return err
+					}
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			s.View(func(tx *store.ReadTx) { same(tx) })
+			if n := s.Stats().Objects["config"]; n != len(m) {
+				t.Fatalf("%d objects are counted instead of %d", n, len(m))
+			}
+		}
+	})
 }

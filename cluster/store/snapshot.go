@@ -180,7 +180,7 @@ func (s *Store) rebuild(old *state, version uint64, list []objects.Object) (*sta
 		seen[id] = true
 		return twice
 	}
-	rules := editor{txn: txn}
+	rules := editor{base: before}
 	var updated, created, gone []Event
 	for _, o := range list {
 		k, id := o.Kind(), o.Head().ID

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -181,7 +182,7 @@ func (s *Store) draw(ctx context.Context, cb func(*Tx) error) (*draft, error) {
 		return nil, err
 	}
 	if s.proposer == nil {
-		s.commit(&state{d.db, d.counts, d.base.version}, events(d.changes), 0)
+		d.commit()
 		return nil, nil
 	}
 	return d, nil
@@ -249,20 +250,22 @@ type draft struct {
 	store   *Store
 	base    *state
 	db      *memdb.MemDB
-	counts  counts
+	editor  *editor
 	changes []change
 	encoded []encoded // of changes, as far as they have been encoded
 	bytes   int       // of encoded
 	split   int       // changes that have to be proposed before the others, because all are too many bytes
-	stamp   time.Time
+	stamp   time.Time // zero without a version
 }
 
 func (s *Store) draft() *draft {
 	base := s.state.Load()
-	d := &draft{store: s, base: base, db: base.db.Snapshot(), counts: base.counts}
+	d := &draft{store: s, base: base, db: base.db.Snapshot()}
+	d.editor = edit(d.db, base.counts)
 	if s.proposer != nil {
 		if _, member := s.proposer.Version(); member {
 			d.stamp = s.options.Now().UTC().Round(0)
+			d.editor.versioned = true
 		}
 	}
 	return d
@@ -270,18 +273,24 @@ func (s *Store) draft() *draft {
 
 // run lets a callback change the draft, wholly or not at all.
 func (d *draft) run(cb func(*Tx) error) error {
-	txn, counts := d.db.Txn(true), d.counts
-	versioned := !d.stamp.IsZero()
-	tx := &Tx{ReadTx: ReadTx{store: d.store, txn: txn, version: d.base.version}, stamp: d.stamp,
-		editor: editor{txn: txn, counts: &counts, versioned: versioned}}
-	defer txn.Abort() // does nothing after Commit
+	tx := &Tx{ReadTx: ReadTx{store: d.store, txn: d.editor.txn, editor: d.editor, counts: &d.editor.counts, version: d.base.version}, stamp: d.stamp}
 	defer func() { tx.over = true }()
 	if err := d.store.call(cb, tx); err != nil {
+		if failed := d.editor.undo(tx.changes); failed != nil {
+			return errors.Join(err, failed)
+		}
 		return err
 	}
-	txn.Commit()
-	d.counts, d.changes = counts, append(d.changes, tx.changes...)
+	d.changes = append(d.changes, tx.changes...)
 	return nil
+}
+
+// commit makes the draft the state of a store without a log.
+func (d *draft) commit() {
+	if len(d.changes) > 0 {
+		d.editor.txn.Commit()
+		d.store.commit(&state{d.db, d.editor.counts, d.base.version}, events(d.changes), 0)
+	}
 }
 
 // commit makes a state the present one and tells of it.

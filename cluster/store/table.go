@@ -85,10 +85,14 @@ func find[T objects.Object](tx *ReadTx, k objects.Kind, by By, list []T, seen ma
 	if by.selector != selectAll {
 		place, key = places[by.selector], by.key
 	}
-	if key == "" && cap(list) == 0 && tx.counts != nil {
+	if key == "" && cap(list) == 0 {
 		list = make([]T, 0, tx.counts[k])
 	}
-	i, err := tx.txn.Get(k.String(), place, key)
+	txn := tx.txn
+	if tx.editor != nil && !tx.editor.dirty[k] {
+		txn = tx.editor.base
+	}
+	i, err := txn.Get(k.String(), place, key)
 	if err != nil {
 		return nil, fmt.Errorf("find %ss: %w", k, err)
 	}

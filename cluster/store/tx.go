@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -15,7 +16,8 @@ import (
 type ReadTx struct {
 	store   *Store
 	txn     *memdb.Txn
-	counts  *counts // nil in a transaction that changes them
+	editor  *editor // nil where nothing is changed
+	counts  *counts
 	version uint64
 }
 
@@ -25,7 +27,12 @@ func (tx *ReadTx) reader() *ReadTx { return tx }
 func (tx *ReadTx) Version() uint64 { return tx.version }
 
 func (tx *ReadTx) get(k objects.Kind, id string) objects.Object {
-	o := first(tx.txn, k, indexID, id+terminator)
+	var o objects.Object
+	if tx.editor != nil {
+		o = tx.editor.get(k, id)
+	} else {
+		o = first(tx.txn, k, indexID, id+terminator)
+	}
 	if checked && o != nil {
 		tx.store.seals.check(o)
 	}
@@ -54,7 +61,6 @@ type change struct {
 // Tx is a transaction that may change the store. It is for the goroutine and the time of its callback.
 type Tx struct {
 	ReadTx
-	editor  editor
 	stamp   time.Time // zero without a proposer
 	changes []change
 	over    bool
@@ -111,51 +117,130 @@ func (tx *Tx) remove(k objects.Kind, id string) error {
 // editor changes a database by the rules. They are checked twice: when a callback makes a change and, with a proposer,
 // when the log brings it.
 type editor struct {
-	txn       *memdb.Txn
-	counts    *counts
+	base      *memdb.Txn // what was there before
+	txn       *memdb.Txn // what is there now
+	counts    counts
 	versioned bool
-	// index is where in the log the changes are, and 0 when they are not yet there.
-	index uint64
+	index     uint64 // where in the log the changes are, and 0 when they are not yet there
+
+	// What is different between base and txn. Asking txn would be right, too, but memdb then copies again what it has
+	// copied already.
+	changed map[key]objects.Object // by ID; nil for what is gone
+	owners  map[key]string         // by unique name: the ID, or nothing
+	dirty   [objects.KindCount]bool
+}
+
+// key is an ID or a name in lower case.
+type key struct {
+	kind objects.Kind
+	text string
+}
+
+// edit begins to change a database, which is nobody else's.
+func edit(db *memdb.MemDB, c counts) *editor {
+	return &editor{base: db.Txn(false), txn: db.Txn(true), counts: c, changed: map[key]objects.Object{}, owners: map[key]string{}}
+}
+
+func (e *editor) get(k objects.Kind, id string) objects.Object {
+	if o, ok := e.changed[key{k, id}]; ok {
+		return o
+	}
+	return first(e.base, k, indexID, id+terminator)
+}
+
+// named returns the object of a kind with unique names.
+func (e *editor) named(k objects.Kind, name string) objects.Object {
+	name = strings.ToLower(name)
+	id, ok := e.owners[key{k, name}]
+	switch {
+	case !ok:
+		return first(e.base, k, indexName, name+terminator)
+	case id == "":
+		return nil
+	}
+	return e.get(k, id)
+}
+
+// put replaces one object by another, either of which may be nil.
+func (e *editor) put(old, o objects.Object) error {
+	is := o
+	if is == nil {
+		is = old
+	}
+	k, id := is.Kind(), is.Head().ID
+	if definitions[k].names == uniqueNames {
+		if old != nil {
+			e.owners[key{k, strings.ToLower(old.Name())}] = ""
+		}
+		if o != nil {
+			e.owners[key{k, strings.ToLower(o.Name())}] = id
+		}
+	}
+	e.changed[key{k, id}], e.dirty[k] = o, true
+	if o == nil {
+		e.counts[k]--
+		return e.txn.Delete(k.String(), old)
+	}
+	if old == nil {
+		e.counts[k]++
+	}
+	return e.txn.Insert(k.String(), o)
+}
+
+// undo takes changes back.
+func (e *editor) undo(changes []change) error {
+	for _, c := range slices.Backward(changes) {
+		var err error
+		switch c.action {
+		case Create:
+			err = e.put(c.object, nil)
+		case Update:
+			err = e.put(c.object, c.old)
+		case Delete:
+			err = e.put(nil, c.object)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (e *editor) create(o objects.Object) error {
-	k, id := o.Kind(), o.Head().ID
 	if err := e.check(o); err != nil {
 		return err
 	}
-	if first(e.txn, k, indexID, id+terminator) != nil {
+	if e.get(o.Kind(), o.Head().ID) != nil {
 		return ErrExist
 	}
 	if err := e.free(o); err != nil {
 		return err
 	}
-	e.counts[k]++
-	return e.insert(o)
+	return e.insert(nil, o)
 }
 
 func (e *editor) update(o objects.Object) (old objects.Object, err error) {
-	k, h := o.Kind(), o.Head()
-	if k == objects.KindExtension {
+	if o.Kind() == objects.KindExtension {
 		return nil, ErrImmutable
 	}
 	if err := e.check(o); err != nil {
 		return nil, err
 	}
-	if old = first(e.txn, k, indexID, h.ID+terminator); old == nil {
+	if old = e.get(o.Kind(), o.Head().ID); old == nil {
 		return nil, ErrNotExist
 	}
-	if !e.follows(old, h.Meta.Version.Index) {
+	if !e.follows(old, o.Head().Meta.Version.Index) {
 		return nil, ErrSequenceConflict
 	}
 	if err := e.free(o); err != nil {
 		return nil, err
 	}
-	return old, e.insert(o)
+	return old, e.insert(old, o)
 }
 
 // remove removes an object, if it is of a version where one is given.
 func (e *editor) remove(k objects.Kind, id string, version *uint64) (objects.Object, error) {
-	old := first(e.txn, k, indexID, id+terminator)
+	old := e.get(k, id)
 	if old == nil {
 		return nil, ErrNotExist
 	}
@@ -165,8 +250,7 @@ func (e *editor) remove(k objects.Kind, id string, version *uint64) (objects.Obj
 	if k == objects.KindExtension && first(e.txn, objects.KindResource, indexType, old.Name()+terminator) != nil {
 		return nil, ErrInUse
 	}
-	e.counts[k]--
-	return old, e.txn.Delete(k.String(), old)
+	return old, e.put(old, nil)
 }
 
 // follows says whether a change of the object began with what is there. In the log, an object that has the very index was
@@ -176,11 +260,11 @@ func (e *editor) follows(old objects.Object, version uint64) bool {
 	return !e.versioned || is == version || e.index != 0 && is == e.index
 }
 
-func (e *editor) insert(o objects.Object) error {
+func (e *editor) insert(old, o objects.Object) error {
 	if e.index != 0 {
 		o.Head().Meta.Version.Index = e.index
 	}
-	return e.txn.Insert(o.Kind().String(), o)
+	return e.put(old, o)
 }
 
 // check says whether the object could be in the store at all.
@@ -198,7 +282,7 @@ func (e *editor) check(o objects.Object) error {
 			return ErrNameConflict
 		}
 	case *objects.Resource:
-		extension := first(e.txn, objects.KindExtension, indexName, strings.ToLower(o.Type)+terminator)
+		extension := e.named(objects.KindExtension, o.Type)
 		if extension == nil || extension.Name() != o.Type {
 			return ErrNoKind
 		}
@@ -211,7 +295,7 @@ func (e *editor) free(o objects.Object) error {
 	if definitions[o.Kind()].names == anyNames {
 		return nil
 	}
-	owner := first(e.txn, o.Kind(), indexName, strings.ToLower(o.Name())+terminator)
+	owner := e.named(o.Kind(), o.Name())
 	if owner != nil && owner.Head().ID != o.Head().ID {
 		return ErrNameConflict
 	}
