@@ -10,5 +10,5 @@
 //
 // Locks: Store.update is held while callbacks of Update and Batch run, never during a proposal. Store.machine orders what
 // the log calls. Store.mu makes a new state and its events one step. Then come Queue.mu and Watcher.mu. They are taken in this
-// order. Reads take none.
+// order. Reads take none. The proposer is asked for its version with no lock but Store.update, and proposed to with none.
 package store

@@ -34,12 +34,10 @@ func (h *history) add(version uint64, events []Event) {
 // restart forgets everything up to a version.
 func (h *history) restart(version uint64) { h.events, h.floor = nil, version }
 
-// since returns the events of all commits after one version, up to another if that is not 0. Store.mu is held.
-func (s *Store) since(from, to uint64) ([]Event, error) {
-	h, newest := &s.history, s.state.Load().version
-	if index, member := s.proposer.Version(); member {
-		newest = max(newest, index) // what came last may have changed nothing here
-	}
+// sinceLocked returns the events of all commits after one version, up to another if that is not 0. known is what the
+// proposer has said: what came last may have changed nothing here.
+func (s *Store) sinceLocked(from, to, known uint64) ([]Event, error) {
+	h, newest := &s.history, max(known, s.state.Load().version)
 	switch {
 	case from > newest || to > newest:
 		return nil, ErrFuture
@@ -76,8 +74,9 @@ func (s *Store) ChangesBetween(from, to uint64) ([]Changes, error) {
 	if s.proposer == nil {
 		return nil, ErrUnversioned
 	}
+	known, _ := s.proposer.Version() // which may wait for Apply, so nothing is locked here
 	s.mu.Lock()
-	events, err := s.since(from, to)
+	events, err := s.sinceLocked(from, to, known)
 	s.mu.Unlock() // events that are in the history never change
 	if err != nil {
 		return nil, err

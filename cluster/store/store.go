@@ -24,7 +24,8 @@ type Proposer interface {
 	// same bytes again after a failure of which it cannot tell the outcome: repeats are dropped.
 	Propose(ctx context.Context, command []byte) (any, error)
 
-	// Version is the index of the newest item in the log that this host knows. member is false while it has no log.
+	// Version is the index of the newest item in the log that this host knows. member is false while it has no log. It may
+	// wait for a call of Apply, not for a proposal.
 	Version() (index uint64, member bool)
 }
 

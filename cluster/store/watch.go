@@ -385,7 +385,8 @@ func (s *Store) WatchFrom(ctx context.Context, version uint64, specifiers ...Spe
 	if s.proposer == nil {
 		return nil, ErrUnversioned
 	}
-	if _, member := s.proposer.Version(); !member {
+	known, member := s.proposer.Version() // which may wait for Apply, so nothing is locked here
+	if !member {
 		return nil, ErrNoVersion
 	}
 	w := s.queue.newWatcher(specifiers)
@@ -394,7 +395,7 @@ func (s *Store) WatchFrom(ctx context.Context, version uint64, specifiers ...Spe
 	var past []Event
 	if version != 0 {
 		var err error
-		if past, err = s.since(version, 0); err != nil {
+		if past, err = s.sinceLocked(version, 0, known); err != nil {
 			return nil, err
 		}
 	}

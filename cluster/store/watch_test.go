@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -98,9 +99,13 @@ func TestQueueTimeout(t *testing.T) {
 	})
 }
 
-// TestQueueCloses closes queues while everything else goes on.
+// TestQueueCloses closes queues while everything else goes on. STATED_SOAK=long makes ten thousand rounds.
 func TestQueueCloses(t *testing.T) {
-	for range 500 {
+	rounds := 500
+	if os.Getenv("STATED_SOAK") == "long" {
+		rounds = 10000
+	}
+	for range rounds {
 		q := store.NewQueue(store.QueueOptions{Limit: 5})
 		var wg sync.WaitGroup
 		for range 2 {
