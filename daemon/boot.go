@@ -381,7 +381,7 @@ func (d *Daemon) openCluster(ctx context.Context) (io.Closer, error) {
 		return nil, err
 	}
 	d.keys, err = openKeyTree(ctx, keyTreeOptions{
-		Dir: d.statePath("cluster"), EngineID: d.engineID, Listen: d.cfg.KVListen, TLS: tlsConfig, InsecureTCP: d.cfg.InsecureTCP, Log: d.log,
+		Dir: d.statePath("cluster"), EngineID: d.engineID, Listen: d.cfg.KVListen, TLS: tlsConfig, InsecureTCP: d.cfg.InsecureTCP, Limits: d.cfg.KVOpts, Log: d.log,
 	})
 	if err != nil {
 		return nil, err // not a Closer that holds a nil

@@ -61,6 +61,7 @@ type Config struct {
 	TLSKey          string            `json:"tlskey,omitempty"`
 	InsecureTCP     bool              `json:"insecure-tcp,omitempty"`
 	KVListen        string            `json:"kv-listen,omitempty"` // host:port; empty: the key tree is served on Hosts only
+	KVOpts          map[string]string `json:"kv-opts,omitempty"`   // limits of the key tree, see keyLimits
 	RegistryMirrors []string          `json:"registry-mirrors,omitempty"`
 	Insecure        []string          `json:"insecure-registries,omitempty"`
 	Debug           bool              `json:"debug,omitempty"`
@@ -127,6 +128,9 @@ func (c *Config) fillAndCheck() error {
 	}
 	if c.Root == c.ExecRoot {
 		bad("--data-root and --exec-root are both %s: they must differ", c.Root)
+	}
+	if _, _, err := keyLimits(c.KVOpts); err != nil {
+		errs = append(errs, err)
 	}
 	if err := logs.Validate(c.LogDriver, c.LogOpts); err != nil {
 		bad("--log-driver: %w", err)

@@ -31,6 +31,7 @@ type keyTreeOptions struct {
 	Listen      string // host:port; empty: nowhere
 	TLS         *tls.Config
 	InsecureTCP bool
+	Limits      map[string]string // see keyLimits
 	Log         *slog.Logger
 }
 
@@ -47,11 +48,16 @@ type keyTree struct {
 
 // openKeyTree opens the log, or begins one, and serves the tree on an address of its own if it has one.
 func openKeyTree(ctx context.Context, o keyTreeOptions) (_ *keyTree, err error) {
+	tree, api, err := keyLimits(o.Limits)
+	if err != nil {
+		return nil, err
+	}
 	listener, err := listenKeys(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	k := &keyTree{logger: o.Log, replica: kvstore.NewReplica(kvstore.New(kvstore.Options{Namespaces: kvhttp.Namespaces()}), kvstore.ReplicaOptions{Logger: o.Log})}
+	tree.Namespaces, tree.Limited, api.Logger = kvhttp.Namespaces(), kvhttp.KeySpace, o.Log
+	k := &keyTree{logger: o.Log, replica: kvstore.NewReplica(kvstore.New(tree), kvstore.ReplicaOptions{Logger: o.Log})}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	k.stop = stop
 	defer func() {
@@ -76,7 +82,7 @@ func openKeyTree(ctx context.Context, o keyTreeOptions) (_ *keyTree, err error) 
 		}
 		o.Log.Warn("the key tree's members list this host as it was before", "err", err)
 	}
-	if k.api, err = kvhttp.New(k.replica, k.log, cluster, kvhttp.Options{Logger: o.Log}); err != nil {
+	if k.api, err = kvhttp.New(k.replica, k.log, cluster, api); err != nil {
 		return nil, err
 	}
 	k.tasks.Go(func() { _ = k.replica.Run(running) }) // it ends with its context, and says no more

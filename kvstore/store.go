@@ -19,6 +19,7 @@ type Options struct {
 	MaxKey        int              // longest path in bytes; 0 for no limit
 	MaxDepth      int              // most elements of a path; 0 for 4096, which is as deep as a tree can be
 	MaxValue      int              // longest value in bytes; 0 for no limit
+	Limited       string           // the directory whose keys these three are for, counted from there; "" for the whole tree
 	Now           func() time.Time // for the time to live in answers only; time.Now
 }
 
@@ -290,9 +291,15 @@ func (t *subject) past(h *history, since uint64) (past []*Event) {
 // Check says whether a command keeps the limits of Options. Do does so itself; a replica does before it proposes, not
 // when it applies, so that hosts with different limits stay equal.
 func (s *Store) Check(c Command) error {
-	p := clean(c.Path)
+	p, o := clean(c.Path), &s.options
+	if o.Limited != "" {
+		if !isBelow(p, o.Limited) {
+			return nil
+		}
+		p = p[len(o.Limited):]
+	}
 	refused := ""
-	switch o := &s.options; {
+	switch {
 	case o.MaxKey > 0 && len(p) > o.MaxKey:
 		refused = "key is longer than " + strconv.Itoa(o.MaxKey) + " bytes"
 	case depth(p)+int(flag(c.Unique)) > o.MaxDepth:

@@ -76,6 +76,7 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&cfg.TLSCert, "tlscert", "", "certificate of the daemon")
 	f.StringVar(&cfg.TLSKey, "tlskey", "", "key of the daemon")
 	f.StringVar(&cfg.KVListen, "kv-listen", "", "serve the key tree (etcd v2 API) on this TCP address, as 127.0.0.1:2379; others than loopback need --tlsverify or --insecure-tcp")
+	f.StringToStringVar(&cfg.KVOpts, "kv-opt", nil, "limit of the key tree, NAME=VALUE (docs/kv.md)")
 	f.BoolVar(&cfg.InsecureTCP, "insecure-tcp", false, "allow TCP without client certificates: whoever reaches the port is root on this host")
 	f.StringArrayVar(&cfg.RegistryMirrors, "registry-mirror", nil, "mirror of the default registry")
 	f.StringArrayVar(&cfg.Insecure, "insecure-registry", nil, "registry to reach without verified TLS")

@@ -10,7 +10,7 @@ import (
 // Export returns the whole tree, this host's members, users and roles included, as one document of the form in which an
 // etcd keeps its v2 store. It holds every change that was acknowledged before the call.
 func Export(ctx context.Context, tree Replica) ([]byte, error) {
-	if _, err := tree.Get(ctx, keySpace, kvstore.GetRequest{}); err != nil {
+	if _, err := tree.Get(ctx, KeySpace, kvstore.GetRequest{}); err != nil {
 		return nil, fmt.Errorf("export the key tree: %w", err)
 	}
 	return tree.Store().Save()

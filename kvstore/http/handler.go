@@ -47,12 +47,12 @@ var _ Replica = (*kvstore.Replica)(nil)
 // The directories of the tree in which the API keeps what it serves, as an etcd does.
 const (
 	clusterSpace = "/0"
-	keySpace     = "/1"
+	KeySpace     = "/1" // the users' keys
 	authSpace    = "/2"
 )
 
 // Namespaces are the directories that a store for this API is made with.
-func Namespaces() []string { return []string{clusterSpace, keySpace} }
+func Namespaces() []string { return []string{clusterSpace, KeySpace} }
 
 // Version is the version of etcd whose API this is; clients decide by it what they may ask for.
 const (

@@ -33,7 +33,7 @@ func (h *Handler) serveKeys(w http.ResponseWriter, r *http.Request, key string) 
 		h.writeKeyError(w, r, kvstore.NewError(kvstore.CodeUnauthorized, "Insufficient credentials", 0))
 		return
 	}
-	p := keySpace + strings.TrimSuffix(key, "/")
+	p := KeySpace + strings.TrimSuffix(key, "/")
 	if q.wait && !q.quorum {
 		h.watch(w, r, p, &q)
 		return
@@ -99,7 +99,7 @@ func (h *Handler) writeEvent(w http.ResponseWriter, r *http.Request, event *kvst
 		event = &said
 	}
 	buffer := buffers.Get().(*[]byte)
-	body := event.AppendJSON((*buffer)[:0], keySpace)
+	body := event.AppendJSON((*buffer)[:0], KeySpace)
 	body = append(body, '\n')
 	index, term := h.log.Position()
 	values := [...]string{strconv.FormatUint(event.EtcdIndex, 10), strconv.FormatUint(index, 10), strconv.FormatUint(term, 10), strconv.Itoa(len(body))}
@@ -129,7 +129,7 @@ func (h *Handler) writeKeyError(w http.ResponseWriter, r *http.Request, err erro
 }
 
 func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, status int, e *kvstore.Error) {
-	if rest, ok := strings.CutPrefix(e.Cause, keySpace); ok && (rest == "" || rest[0] == '/') {
+	if rest, ok := strings.CutPrefix(e.Cause, KeySpace); ok && (rest == "" || rest[0] == '/') {
 		outside := *e
 		outside.Cause = rest
 		e = &outside
@@ -190,7 +190,7 @@ func (h *Handler) copyEvents(ctx context.Context, w http.ResponseWriter, out *ht
 		}
 		buffer = buffer[:0]
 		for event != nil {
-			buffer = append(event.AppendJSON(buffer, keySpace), '\n')
+			buffer = append(event.AppendJSON(buffer, KeySpace), '\n')
 			if !stream || len(buffer) >= keptBuffer {
 				break
 			}
