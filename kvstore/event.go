@@ -4,7 +4,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
+
+	"stated.dev/stated/internal/jsonquote"
 )
 
 // Action says what an event did. Its values are those of the API.
@@ -150,53 +151,7 @@ func (n *Node) appendJSON(b []byte, prefix string, isGone bool) []byte {
 	return append(b, '}')
 }
 
-const hexDigits = "0123456789abcdef"
+// quoting is that of encoding/json, the characters that matter to HTML escaped too, since clients have seen them so.
+var quoting = jsonquote.Escaping("\b\f\n\r\t")
 
-// appendJSONString appends s quoted as encoding/json does it, the characters that matter to HTML escaped too, since
-// clients have seen them so. Bytes that are no UTF-8 become the replacement character.
-func appendJSONString(b []byte, s string) []byte {
-	b = append(b, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= utf8.RuneSelf {
-			r, size := utf8.DecodeRuneInString(s[i:])
-			switch {
-			case r == utf8.RuneError && size == 1:
-				b = append(append(b, s[start:i]...), `\ufffd`...)
-				start = i + size
-			case r == '\u2028' || r == '\u2029':
-				b = append(append(b, s[start:i]...), `\u202`...)
-				b = append(b, hexDigits[r&0xf])
-				start = i + size
-			}
-			i += size
-			continue
-		}
-		if c >= ' ' && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&' && c != 0x7f || c == 0x7f {
-			i++
-			continue
-		}
-		b = append(b, s[start:i]...)
-		switch c {
-		case '"', '\\':
-			b = append(b, '\\', c)
-		case '\b':
-			b = append(b, '\\', 'b')
-		case '\f':
-			b = append(b, '\\', 'f')
-		case '\n':
-			b = append(b, '\\', 'n')
-		case '\r':
-			b = append(b, '\\', 'r')
-		case '\t':
-			b = append(b, '\\', 't')
-		default:
-			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
-		}
-		i++
-		start = i
-	}
-	b = append(b, s[start:]...)
-	return append(b, '"')
-}
+func appendJSONString(b []byte, s string) []byte { return jsonquote.Append(b, s, quoting) }

@@ -8,9 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
+
+	"stated.dev/stated/internal/sessions"
 )
 
 // ErrLogClosed is what a Log's errors wrap when no later proposal can succeed either.
@@ -45,32 +46,16 @@ type Replica struct {
 	store   *Store
 	options ReplicaOptions
 	log     Log
+	names   *sessions.Names
 	wake    chan struct{} // tells Run that the next expiry may have changed
 
 	mu       sync.Mutex // guards the state machine and the clock; taken before the store's lock
 	clock    logClock
 	attached bool
-	sessions map[uint64]*session
-	applied  uint64 // commands so far, which orders sessions by their last use
+	sessions sessions.Table[*Result]
 	// An import under way is a part of the state: the hosts have the same pieces.
 	importing importing
-
-	proposals sync.Mutex // guards what follows; never held over a proposal
-	next      uint64     // the next sequence
-	acked     uint64     // no result of a sequence below is awaited
-	finished  map[uint64]bool
 }
-
-// session is what the machine knows of one client.
-type session struct {
-	acked   uint64
-	results map[uint64]*Result
-	used    uint64
-}
-
-// maxSessions bounds the clients that the machine remembers. The one that was silent for longest is forgotten. A host is one
-// client between two starts.
-const maxSessions = 256
 
 // Result is what Apply returns.
 type Result struct {
@@ -86,11 +71,7 @@ func NewReplica(store *Store, o ReplicaOptions) *Replica {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	for o.Client == 0 {
-		o.Client = rand.Uint64()
-	}
-	return &Replica{store: store, options: o, wake: make(chan struct{}, 1), sessions: make(map[uint64]*session),
-		next: 1, acked: 1, finished: make(map[uint64]bool)}
+	return &Replica{store: store, options: o, names: sessions.NewNames(o.Client), wake: make(chan struct{}, 1)}
 }
 
 // Attach gives the replica the log that it proposes to, once, before Do, Get and Run. Apply, Snapshot and Restore work without
@@ -125,7 +106,7 @@ func (r *Replica) Do(ctx context.Context, c Command) (*Event, error) {
 		return nil, err
 	}
 	c = r.stamp(c)
-	defer r.finish(c.Sequence)
+	defer r.names.Finish(c.name())
 	command := c.Append(nil)
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		e, verdict, err := r.propose(ctx, command)
@@ -162,28 +143,16 @@ func (r *Replica) failure(err error) error {
 	return NewError(CodeRaftInternal, err.Error(), r.store.Index())
 }
 
-// stamp gives a command its time and its name. Its sequence is in flight until finish.
+// stamp gives a command its time and its name, whose result is awaited until Names.Finish.
 func (r *Replica) stamp(c Command) Command {
 	leading, _ := r.log.Leading()
 	c.Time, c.Estimate = r.now(), !leading
 	if c.TTL != nil {
 		c.Expire, c.TTL = c.Time.Add(*c.TTL), nil
 	}
-	r.proposals.Lock()
-	defer r.proposals.Unlock()
-	c.Client, c.Sequence, c.Acked = r.options.Client, r.next, r.acked
-	r.next++
+	name := r.names.Begin()
+	c.Client, c.Sequence, c.Acked = name.Client, name.Sequence, name.Acked
 	return c
-}
-
-func (r *Replica) finish(sequence uint64) {
-	r.proposals.Lock()
-	defer r.proposals.Unlock()
-	r.finished[sequence] = true
-	for r.finished[r.acked] {
-		delete(r.finished, r.acked)
-		r.acked++
-	}
 }
 
 // Get reads after ReadIndex, so the answer holds every change that was acknowledged before the call.
@@ -203,36 +172,17 @@ func (r *Replica) Apply(command []byte) any {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !c.Estimate && r.attached && c.Client != r.options.Client {
+	if !c.Estimate && r.attached && c.Client != r.names.Client() {
 		r.clock.follow(c.Time)
 	}
-	r.applied++
-	if c.Client == 0 {
-		return r.carryOut(&c)
-	}
-	s := r.sessions[c.Client]
-	if s == nil {
-		s = &session{results: make(map[uint64]*Result)}
-		r.sessions[c.Client] = s
-		r.forgetSession()
-	}
-	s.used = r.applied
-	if result := s.results[c.Sequence]; result != nil {
-		return result
-	}
-	if c.Sequence < s.acked {
+	result, verdict := r.sessions.Begin(c.name())
+	switch verdict {
+	case sessions.Late:
 		return &Result{Err: NewError(CodeRaftInternal, "the command is a late repeat and was dropped", r.store.Index())}
+	case sessions.New:
+		result = r.carryOut(&c)
+		r.sessions.End(c.name(), result)
 	}
-	if c.Acked > s.acked {
-		for sequence := range s.results {
-			if sequence < c.Acked {
-				delete(s.results, sequence)
-			}
-		}
-		s.acked = c.Acked
-	}
-	result := r.carryOut(&c)
-	s.results[c.Sequence] = result
 	return result
 }
 
@@ -250,22 +200,6 @@ func (r *Replica) carryOut(c *Command) *Result {
 		r.wakeRun()
 	}
 	return result
-}
-
-// forgetSession drops the client that was silent for longest when there are too many.
-func (r *Replica) forgetSession() {
-	if len(r.sessions) <= maxSessions {
-		return
-	}
-	var oldest uint64
-	used := r.applied + 1
-	for client, s := range r.sessions {
-		// The new client has no use yet and a zero there, which must not make it the oldest.
-		if s.used != 0 && s.used < used {
-			oldest, used = client, s.used
-		}
-	}
-	delete(r.sessions, oldest)
 }
 
 func (r *Replica) wakeRun() {
@@ -316,7 +250,7 @@ func (r *Replica) Run(ctx context.Context) error {
 // expire makes one proposal and lets a failure be. The next one covers what this one did not.
 func (r *Replica) expire(ctx context.Context) error {
 	c := r.stamp(Command{Op: OpExpire, Path: "/"})
-	defer r.finish(c.Sequence)
+	defer r.names.Finish(c.name())
 	if c.Estimate {
 		return nil // the new leader sees to it
 	}
@@ -328,29 +262,16 @@ func (r *Replica) expire(ctx context.Context) error {
 type ReplicaSnapshot struct {
 	store    *Snapshot
 	applied  uint64
-	sessions []savedSession
+	sessions []sessions.Client[*Result]
 	// Its pieces never change.
 	importing importing
-}
-
-type savedSession struct {
-	client, acked, used uint64
-	results             map[uint64]*Result
 }
 
 // Snapshot freezes the replica's state.
 func (r *Replica) Snapshot() *ReplicaSnapshot {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := &ReplicaSnapshot{store: r.store.Snapshot(), applied: r.applied, importing: r.importing}
-	for client, s := range r.sessions {
-		results := make(map[uint64]*Result, len(s.results))
-		for sequence, result := range s.results {
-			results[sequence] = result
-		}
-		p.sessions = append(p.sessions, savedSession{client, s.acked, s.used, results})
-	}
-	return p
+	return &ReplicaSnapshot{r.store.Snapshot(), r.sessions.Applied(), r.sessions.Clients(), r.importing}
 }
 
 // Index is the store's index when the snapshot was made.
@@ -382,11 +303,11 @@ func (p *ReplicaSnapshot) WriteTo(w io.Writer) (int64, error) {
 	c.buf = binary.AppendUvarint(c.buf, p.applied)
 	c.buf = binary.AppendUvarint(c.buf, uint64(len(p.sessions)))
 	for _, s := range p.sessions {
-		for _, n := range []uint64{s.client, s.acked, s.used, uint64(len(s.results))} {
+		for _, n := range []uint64{s.ID, s.Acked, s.Used, uint64(len(s.Results))} {
 			c.buf = binary.AppendUvarint(c.buf, n)
 		}
 		c.next()
-		for sequence, result := range s.results {
+		for sequence, result := range s.Results {
 			c.buf = binary.AppendUvarint(c.buf, sequence)
 			c.buf = appendResult(c.buf, result)
 			c.next()
@@ -436,7 +357,7 @@ func (d *decoder) result() *Result {
 // Restore replaces the replica's state. When the stream is damaged the replica stays as it was.
 func (r *Replica) Restore(rd io.Reader) error {
 	br := bufio.NewReaderSize(rd, chunkSize)
-	applied, sessions, importing, err := readSessions(br)
+	known, importing, err := readSessions(br)
 	var c content
 	var clock time.Time
 	if err == nil {
@@ -447,51 +368,50 @@ func (r *Replica) Restore(rd io.Reader) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.applied, r.sessions, r.importing = applied, sessions, importing
+	r.sessions, r.importing = known, importing
 	r.store.replace(c, clock)
 	r.wakeRun()
 	return nil
 }
 
-func readSessions(br *bufio.Reader) (applied uint64, sessions map[uint64]*session, under importing, err error) {
+func readSessions(br *bufio.Reader) (known sessions.Table[*Result], under importing, err error) {
 	magic := make([]byte, len(replicaMagic))
 	if _, err := io.ReadFull(br, magic); err != nil {
-		return 0, nil, importing{}, noEOF(err)
+		return known, importing{}, noEOF(err)
 	}
 	if string(magic) != replicaMagic && string(magic) != replicaFirst {
-		return 0, nil, importing{}, errors.New("it is no snapshot of a replica, or one of a version that is not known here")
+		return known, importing{}, errors.New("it is no snapshot of a replica, or one of a version that is not known here")
 	}
 	c := chunks{r: br}
 	if err := c.need(); err != nil {
-		return 0, nil, importing{}, err
+		return known, importing{}, err
 	}
-	applied = c.d.uvarint()
-	sessions = make(map[uint64]*session)
+	applied := c.d.uvarint()
+	var clients []sessions.Client[*Result]
 	for n := c.d.uvarint(); n > 0 && c.d.err == nil; n-- {
 		if err := c.need(); err != nil {
-			return 0, nil, importing{}, err
+			return known, importing{}, err
 		}
-		client := c.d.uvarint()
-		s := &session{acked: c.d.uvarint(), used: c.d.uvarint(), results: make(map[uint64]*Result)}
+		s := sessions.Client[*Result]{ID: c.d.uvarint(), Acked: c.d.uvarint(), Used: c.d.uvarint(), Results: map[uint64]*Result{}}
 		for results := c.d.uvarint(); results > 0 && c.d.err == nil; results-- {
 			if err := c.need(); err != nil {
-				return 0, nil, importing{}, err
+				return known, importing{}, err
 			}
 			sequence := c.d.uvarint()
-			s.results[sequence] = c.d.result()
+			s.Results[sequence] = c.d.result()
 		}
-		sessions[client] = s
+		clients = append(clients, s)
 	}
 	if c.d.err == nil && string(magic) == replicaMagic {
 		if err := under.read(&c); err != nil {
-			return 0, nil, importing{}, err
+			return known, importing{}, err
 		}
 	}
 	if c.d.err != nil {
-		return 0, nil, importing{}, c.d.err
+		return known, importing{}, c.d.err
 	}
 	if ok, err := c.more(); err != nil || ok {
-		return 0, nil, importing{}, errors.Join(err, errors.New("there is something behind the sessions"))
+		return known, importing{}, errors.Join(err, errors.New("there is something behind the sessions"))
 	}
-	return applied, sessions, under, nil
+	return sessions.Load(applied, clients), under, nil
 }

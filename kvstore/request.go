@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"time"
+
+	"stated.dev/stated/internal/sessions"
 )
 
 // GetRequest says how much of a directory a Get returns.
@@ -63,6 +65,10 @@ type Command struct {
 
 	// TTL, when not nil, replaces Expire by Time plus TTL. It is not encoded: Replica.Do and Store.Do set Expire first.
 	TTL *time.Duration
+}
+
+func (c *Command) name() sessions.Name {
+	return sessions.Name{Client: c.Client, Sequence: c.Sequence, Acked: c.Acked}
 }
 
 // commandVersion is the first byte of an encoded command.

@@ -4,10 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
-	"sync"
 
 	"stated.dev/stated/cluster/objects"
+	"stated.dev/stated/internal/sessions"
 )
 
 // Result is what Apply makes of a command.
@@ -26,14 +25,16 @@ func (s *Store) Apply(index uint64, b []byte) any {
 	}
 	s.machine.Lock()
 	defer s.machine.Unlock()
-	if r, done := s.sessions.begin(c); done {
-		return r
+	r, verdict := s.sessions.Begin(c.Name)
+	switch verdict {
+	case sessions.Late:
+		return Result{Err: errRepeat}
+	case sessions.New:
+		if r.Err = s.carryOut(index, c.actions); r.Err == nil {
+			r.Index = index
+		}
+		s.sessions.End(c.Name, r)
 	}
-	r := Result{Index: index}
-	if r.Err = s.carryOut(index, c.actions); r.Err != nil {
-		r.Index = 0
-	}
-	s.sessions.end(c, r)
 	return r
 }
 
@@ -94,8 +95,8 @@ func (s *Store) proposeActions(ctx context.Context, d *draft) (Result, error) {
 	if n := d.bytes + commandRoom; n > MaxTransactionBytes {
 		return Result{}, fmt.Errorf("propose %d changes in %d bytes, of which %s: %w", len(d.changes), n, d.largest(), ErrRequestTooLarge)
 	}
-	c := s.proposals.begin(s.options.Client)
-	defer s.proposals.finish(c.sequence)
+	c := &command{Name: s.names.Begin()}
+	defer s.names.Finish(c.Name)
 	answer, err := s.proposer.Propose(ctx, c.append(make([]byte, 0, d.bytes+commandRoom), d.encoded))
 	if err != nil {
 		return Result{}, err
@@ -132,100 +133,6 @@ func (s *Store) proposeFirst(ctx context.Context, d *draft) (*draft, error) {
 		}
 	}
 	return rest, nil
-}
-
-// proposals names this host's commands.
-type proposals struct {
-	mu       sync.Mutex // guards what follows; never held over a proposal
-	next     uint64     // the next sequence
-	acked    uint64     // no result of a sequence below is awaited
-	finished map[uint64]bool
-}
-
-func (p *proposals) init() { p.next, p.acked, p.finished = 1, 1, map[uint64]bool{} }
-
-func (p *proposals) begin(client uint64) *command {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c := &command{client: client, sequence: p.next, acked: p.acked}
-	p.next++
-	return c
-}
-
-func (p *proposals) finish(sequence uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.finished[sequence] = true
-	for p.finished[p.acked] {
-		delete(p.finished, p.acked)
-		p.acked++
-	}
-}
-
-// maxSessions bounds the clients that are remembered. The one that was silent for longest is forgotten. A host is one client
-// between two starts.
-const maxSessions = 256
-
-// sessions are the results that clients may still ask for by repeating a command. All hosts have the same.
-type sessions struct {
-	applied uint64 // commands so far, which orders clients by their last one
-	clients map[uint64]*session
-}
-
-type session struct {
-	acked   uint64
-	used    uint64
-	results map[uint64]Result
-}
-
-// begin returns the result of a command that came before.
-func (s *sessions) begin(c *command) (r Result, done bool) {
-	s.applied++
-	client := s.clients[c.client]
-	if client == nil {
-		if s.clients == nil {
-			s.clients = map[uint64]*session{}
-		}
-		client = &session{results: map[uint64]Result{}}
-		s.clients[c.client] = client
-	}
-	client.used = s.applied
-	s.forget()
-	if r, done := client.results[c.sequence]; done {
-		return r, true
-	}
-	if c.sequence < client.acked {
-		return Result{Err: errRepeat}, true
-	}
-	if c.acked > client.acked {
-		client.acked = c.acked
-		maps.DeleteFunc(client.results, func(sequence uint64, _ Result) bool { return sequence < c.acked })
-	}
-	return Result{}, false
-}
-
-func (s *sessions) end(c *command, r Result) { s.clients[c.client].results[c.sequence] = r }
-
-func (s *sessions) forget() {
-	if len(s.clients) <= maxSessions {
-		return
-	}
-	var oldest uint64
-	used := s.applied + 1
-	for id, client := range s.clients {
-		if client.used < used {
-			oldest, used = id, client.used
-		}
-	}
-	delete(s.clients, oldest)
-}
-
-func (s *sessions) clone() sessions {
-	c := sessions{applied: s.applied, clients: make(map[uint64]*session, len(s.clients))}
-	for id, client := range s.clients {
-		c.clients[id] = &session{client.acked, client.used, maps.Clone(client.results)}
-	}
-	return c
 }
 
 // StoreAction is one change of a store by another's.

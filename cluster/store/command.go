@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"stated.dev/stated/cluster/objects"
+	"stated.dev/stated/internal/sessions"
 )
 
 // Action is what was done with an object. The numbers are stored.
@@ -66,8 +67,8 @@ func (d *draft) sizeFrom(n int) (size int) {
 
 // command has its name and its actions.
 type command struct {
-	client, sequence, acked uint64
-	actions                 []action
+	sessions.Name
+	actions []action
 }
 
 // action is one of a command's.
@@ -82,7 +83,7 @@ type action struct {
 // append appends the command with actions that are encoded already.
 func (c *command) append(b []byte, actions []encoded) []byte {
 	b = append(b, commandVersion)
-	for _, n := range []uint64{c.client, c.sequence, c.acked, uint64(len(actions))} {
+	for _, n := range []uint64{c.Client, c.Sequence, c.Acked, uint64(len(actions))} {
 		b = binary.AppendUvarint(b, n)
 	}
 	for _, a := range actions {
@@ -144,7 +145,7 @@ func decodeCommand(b []byte) (*command, error) {
 	if r.byte() != commandVersion {
 		return nil, errDamaged
 	}
-	c := &command{client: r.uvarint(), sequence: r.uvarint(), acked: r.uvarint()}
+	c := &command{Name: sessions.Name{Client: r.uvarint(), Sequence: r.uvarint(), Acked: r.uvarint()}}
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		a := action{action: Action(r.byte()), kind: objects.Kind(r.byte())}
 		body := r.bytes(r.uvarint())

@@ -15,19 +15,21 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"stated.dev/stated/cluster/objects"
+	"stated.dev/stated/internal/sessions"
 )
 
 // Snapshot is a store's state at one moment.
 type Snapshot struct {
-	state    *state
-	sessions sessions
+	state   *state
+	applied uint64
+	clients []sessions.Client[Result]
 }
 
 // Snapshot freezes the present state. It takes the same time however many objects there are.
 func (s *Store) Snapshot() *Snapshot {
 	s.machine.Lock()
 	defer s.machine.Unlock()
-	return &Snapshot{s.state.Load(), s.sessions.clone()}
+	return &Snapshot{s.state.Load(), s.sessions.Applied(), s.sessions.Clients()}
 }
 
 // Version is the index of the last change in it.
@@ -60,7 +62,7 @@ func (p *Snapshot) WriteTo(w io.Writer) (written int64, err error) {
 		written += int64(len(head) + len(b))
 	}
 	_, _ = out.WriteString(snapshotMagic) // Flush returns the error
-	record(p.sessions.append(binary.AppendUvarint(nil, p.state.version)))
+	record(p.appendClients(binary.AppendUvarint(nil, p.state.version)))
 	txn := p.state.db.Txn(false)
 	var buf []byte
 	n := uint64(0)
@@ -91,16 +93,15 @@ func (p *Snapshot) WriteTo(w io.Writer) (written int64, err error) {
 	return written, nil
 }
 
-func (s *sessions) append(b []byte) []byte {
-	b = binary.AppendUvarint(b, s.applied)
-	b = binary.AppendUvarint(b, uint64(len(s.clients)))
-	for _, id := range slices.Sorted(maps.Keys(s.clients)) {
-		c := s.clients[id]
-		for _, n := range []uint64{id, c.acked, c.used, uint64(len(c.results))} {
+func (p *Snapshot) appendClients(b []byte) []byte {
+	b = binary.AppendUvarint(b, p.applied)
+	b = binary.AppendUvarint(b, uint64(len(p.clients)))
+	for _, c := range p.clients {
+		for _, n := range []uint64{c.ID, c.Acked, c.Used, uint64(len(c.Results))} {
 			b = binary.AppendUvarint(b, n)
 		}
-		for _, sequence := range slices.Sorted(maps.Keys(c.results)) {
-			r := c.results[sequence]
+		for _, sequence := range slices.Sorted(maps.Keys(c.Results)) {
+			r := c.Results[sequence]
 			b = binary.AppendUvarint(b, sequence)
 			b = binary.AppendUvarint(b, r.Index)
 			b = append(b, byte(slices.Index(verdicts, r.Err)))
@@ -109,22 +110,22 @@ func (s *sessions) append(b []byte) []byte {
 	return b
 }
 
-func (r *reader) sessions() sessions {
-	s := sessions{applied: r.uvarint(), clients: map[uint64]*session{}}
+func (r *reader) clients() sessions.Table[Result] {
+	applied := r.uvarint()
+	var list []sessions.Client[Result]
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
-		id := r.uvarint()
-		c := &session{acked: r.uvarint(), used: r.uvarint(), results: map[uint64]Result{}}
+		c := sessions.Client[Result]{ID: r.uvarint(), Acked: r.uvarint(), Used: r.uvarint(), Results: map[uint64]Result{}}
 		for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 			sequence, index, verdict := r.uvarint(), r.uvarint(), int(r.byte())
 			if verdict >= len(verdicts) {
 				r.err = errors.New("it has an error that is not known here")
 				break
 			}
-			c.results[sequence] = Result{index, verdicts[verdict]}
+			c.Results[sequence] = Result{index, verdicts[verdict]}
 		}
-		s.clients[id] = c
+		list = append(list, c)
 	}
-	return s
+	return sessions.Load(applied, list)
 }
 
 // Restore replaces the state by one that was written as a snapshot, and tells watchers what is different. When the stream
@@ -230,28 +231,28 @@ func (s *Store) equal(a, b objects.Object) bool {
 }
 
 // readSnapshot takes the stream apart and leaves the objects encoded.
-func readSnapshot(rd io.Reader) (version uint64, known sessions, raw [][]byte, err error) {
+func readSnapshot(rd io.Reader) (version uint64, known sessions.Table[Result], raw [][]byte, err error) {
 	in := bufio.NewReaderSize(rd, 64<<10)
 	magic := make([]byte, len(snapshotMagic))
 	if _, err := io.ReadFull(in, magic); err != nil {
-		return 0, sessions{}, nil, early(err)
+		return 0, known, nil, early(err)
 	}
 	if string(magic) != snapshotMagic {
-		return 0, sessions{}, nil, errors.New("it is no snapshot of objects, or one of a version that is not known here")
+		return 0, known, nil, errors.New("it is no snapshot of objects, or one of a version that is not known here")
 	}
 	head, err := readRecord(in)
 	if err != nil {
-		return 0, sessions{}, nil, err
+		return 0, known, nil, err
 	}
 	r := reader{b: head}
-	version, known = r.uvarint(), r.sessions()
+	version, known = r.uvarint(), r.clients()
 	if r.err != nil {
-		return 0, sessions{}, nil, r.err
+		return 0, known, nil, r.err
 	}
 	for {
 		b, err := readRecord(in)
 		if err != nil {
-			return 0, sessions{}, nil, err
+			return 0, known, nil, err
 		}
 		if len(b) == 0 {
 			break
@@ -260,13 +261,13 @@ func readSnapshot(rd io.Reader) (version uint64, known sessions, raw [][]byte, e
 	}
 	n, err := binary.ReadUvarint(in)
 	if err != nil {
-		return 0, sessions{}, nil, early(err)
+		return 0, known, nil, early(err)
 	}
 	if n != uint64(len(raw)) {
-		return 0, sessions{}, nil, fmt.Errorf("it has %d objects and should have %d", len(raw), n)
+		return 0, known, nil, fmt.Errorf("it has %d objects and should have %d", len(raw), n)
 	}
 	if _, err := in.ReadByte(); err != io.EOF {
-		return 0, sessions{}, nil, errors.Join(err, errors.New("there is something behind its end"))
+		return 0, known, nil, errors.Join(err, errors.New("there is something behind its end"))
 	}
 	return version, known, raw, nil
 }

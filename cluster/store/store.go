@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/hashicorp/go-memdb"
 
 	"stated.dev/stated/cluster/objects"
+	"stated.dev/stated/internal/sessions"
 )
 
 // Proposer is a replicated log. It calls Store.Apply for each committed command, in the same order on every host.
@@ -60,6 +60,7 @@ type Store struct {
 	proposer Proposer // nil, or set by Attach
 	began    time.Time
 	queue    *Queue
+	names    *sessions.Names // of this host's commands
 	seals    seals
 	state    atomic.Pointer[state]
 
@@ -68,12 +69,10 @@ type Store struct {
 	dumped atomic.Bool   // the holder's stack has been logged
 
 	machine  sync.Mutex // guards sessions, and orders Apply, Snapshot and Restore
-	sessions sessions
+	sessions sessions.Table[Result]
 
 	mu      sync.Mutex // guards the step from one state to the next: its events, history, and who watches from where
 	history history
-
-	proposals proposals
 }
 
 // state is all objects at one moment. It never changes.
@@ -94,12 +93,8 @@ func New(o Options) *Store {
 	if o.History == 0 {
 		o.History = DefaultHistory
 	}
-	for o.Client == 0 {
-		o.Client = rand.Uint64()
-	}
-	s := &Store{options: o, began: time.Now(), update: make(chan struct{}, 1), queue: NewQueue(o.Queue), sessions: sessions{}}
+	s := &Store{options: o, began: time.Now(), update: make(chan struct{}, 1), queue: NewQueue(o.Queue), names: sessions.NewNames(o.Client)}
 	s.history.limit = o.History
-	s.proposals.init()
 	s.state.Store(&state{db: empty()})
 	return s
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"stated.dev/stated/internal/jsonquote"
 )
 
 // maxJSONLine bounds one line of a json-file log. Docker keeps at most 16 KiB of output in a record, which escaping
@@ -39,12 +41,12 @@ func (e *jsonEncoder) append(dst []byte, stream string, t time.Time, line []byte
 	dst = append(dst, '{')
 	if len(line) > 0 {
 		dst = append(dst, `"log":`...)
-		dst = appendJSONString(dst, line)
+		dst = jsonquote.Append(dst, line, quoting)
 		dst = append(dst, ',')
 	}
 	if stream != "" {
 		dst = append(dst, `"stream":`...)
-		dst = appendJSONString(dst, stream)
+		dst = jsonquote.Append(dst, stream, quoting)
 		dst = append(dst, ',')
 	}
 	if len(e.attrs) > 0 {
@@ -56,61 +58,9 @@ func (e *jsonEncoder) append(dst []byte, stream string, t time.Time, line []byte
 	return append(dst, '"', '}', '\n'), nil
 }
 
-// plainJSON tells the bytes that stand for themselves in a string: Docker escapes what encoding/json does for HTML.
-var plainJSON = func() (plain [utf8.RuneSelf]bool) {
-	for c := range plain {
-		plain[c] = c >= 0x20 && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&'
-	}
-	return plain
-}()
-
-// appendJSONString quotes s as Docker's log writer does: short escapes only for quote, backslash, newline and
-// carriage return, \u00XX for other control characters, and \ufffd for each byte that is not UTF-8.
-func appendJSONString[S []byte | string](dst []byte, s S) []byte {
-	const hex = "0123456789abcdef"
-	dst = append(dst, '"')
-	done := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if plainJSON[c] {
-				i++
-				continue
-			}
-			dst = append(dst, s[done:i]...)
-			switch c {
-			case '"', '\\':
-				dst = append(dst, '\\', c)
-			case '\n':
-				dst = append(dst, '\\', 'n')
-			case '\r':
-				dst = append(dst, '\\', 'r')
-			default:
-				dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-			}
-			i++
-			done = i
-			continue
-		}
-		var r rune
-		var size int
-		// The slice is short, so that a conversion of a string or of bytes costs the same.
-		r, size = utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
-		switch {
-		case r == utf8.RuneError && size == 1:
-			dst = append(dst, s[done:i]...)
-			dst = append(dst, `\ufffd`...)
-			done = i + size
-		case r == '\u2028' || r == '\u2029':
-			dst = append(dst, s[done:i]...)
-			dst = append(dst, '\\', 'u', '2', '0', '2', hex[r&15])
-			done = i + size
-		}
-		i += size
-	}
-	dst = append(dst, s[done:]...)
-	return append(dst, '"')
-}
+// quoting is that of Docker's log writer: what is special to HTML is escaped, and of the control characters only newline and
+// carriage return have their short form.
+var quoting = jsonquote.Escaping("\n\r")
 
 type jsonFormat struct{}
 
