@@ -34,7 +34,7 @@ test: build lint
 soak: build
 	@contrib/deps.sh test
 	@contrib/env/fill.sh
-	STATED_SOAK=long PATH="$(BIN):$$PATH" $(GO) test -count=1 -v -timeout 6h ./cluster/raft ./contrib/soak ./contrib/kvtest ./contrib/systemdtest ./contrib/vmtest
+	STATED_SOAK=long PATH="$(BIN):$$PATH" $(GO) test -count=1 -v -timeout 6h ./cluster/raft ./cluster/store ./volumes ./contrib/soak ./contrib/kvtest ./contrib/systemdtest ./contrib/vmtest
 
 install: build
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/stated $(BIN)/stated-shim

@@ -20,22 +20,20 @@ import (
 	"stated.dev/stated/api/router/unbuilt"
 	"stated.dev/stated/api/server"
 	"stated.dev/stated/api/types"
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
 // cli runs the docker command line against d.
 func (d *daemon) cli(stdin io.Reader, args ...string) (stdout, stderr string, code int) {
 	d.t.Helper()
-	path, err := exec.LookPath("docker")
-	if err != nil {
-		d.t.Skipf("the docker command line is not there to be tried: %v", err)
-	}
+	path := scratch.Docker(d.t)
 	ctx, cancel := context.WithTimeout(d.t.Context(), 30*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+d.socket, "DOCKER_CONFIG="+d.t.TempDir(), "DOCKER_CONTEXT=")
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &errOut
-	err = cmd.Run()
+	err := cmd.Run()
 	if ctx.Err() != nil {
 		d.t.Fatalf("docker %v did not end: %s%s", args, &out, &errOut)
 	}

@@ -19,6 +19,7 @@ if [ "${1:-run}" = test ]; then
   want iptables-restore iptables # criu holds connections still with it
   want setfattr attr
   want cpio cpio
+  want openssl openssl
   want modprobe kmod
   want dmsetup dmsetup
   want patchelf patchelf

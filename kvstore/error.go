@@ -3,7 +3,6 @@ package kvstore
 import (
 	"net/http"
 	"strconv"
-	"strings"
 )
 
 // The codes of the etcd v2 API that the store, its replica and the HTTP service in front of it answer with.
@@ -75,18 +74,6 @@ func (e *Error) MarshalJSON() ([]byte, error) {
 	b = append(b, `,"index":`...)
 	b = strconv.AppendUint(b, e.Index, 10)
 	return append(b, '}'), nil
-}
-
-// WithoutPrefix returns the error with prefix cut off a cause that is a path below it. Causes that are no path stay.
-func (e *Error) WithoutPrefix(prefix string) *Error {
-	c := *e
-	if rest, ok := strings.CutPrefix(c.Cause, prefix); ok && (rest == "" || rest[0] == '/') {
-		c.Cause = rest
-		if rest == "" {
-			c.Cause = "/"
-		}
-	}
-	return &c
 }
 
 func message(code int) string {

@@ -43,17 +43,10 @@ func (h *history) add(e *Event) {
 // all returns the events that are kept. They are good until the next add.
 func (h *history) all() []*Event { return h.events[h.head:] }
 
-// start is the index of the oldest event, last that of the newest; both are 0 when there is none.
+// start is the index of the oldest event, 0 when there is none.
 func (h *history) start() uint64 {
 	if all := h.all(); len(all) > 0 {
 		return all[0].Index()
-	}
-	return 0
-}
-
-func (h *history) last() uint64 {
-	if all := h.all(); len(all) > 0 {
-		return all[len(all)-1].Index()
 	}
 	return 0
 }

@@ -221,7 +221,7 @@ func TestErrors(t *testing.T) {
 	if got := e.Error(); got != "Key not found (/1/foo)" {
 		t.Error(got)
 	}
-	if got := wire(t, e.WithoutPrefix("/1")); got != `{"errorCode":100,"message":"Key not found","cause":"/foo","index":7}` {
+	if got := wire(t, kvstore.NewError(100, "/foo", 7)); got != `{"errorCode":100,"message":"Key not found","cause":"/foo","index":7}` {
 		t.Error(got)
 	}
 	if got := wire(t, kvstore.NewError(300, "", 0)); got != `{"errorCode":300,"message":"Raft Internal Error","index":0}` {

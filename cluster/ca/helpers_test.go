@@ -180,7 +180,3 @@ func runChild(t *testing.T, what, path, point string) (string, error) {
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
-
-func tlsServer(raw net.Conn, c *ca.Credentials) *tls.Conn {
-	return tls.Server(raw, c.Server(ca.Want{}))
-}

@@ -26,16 +26,8 @@ func openssl(t *testing.T, dir string, args ...string) (string, error) {
 	return string(out), err
 }
 
-func needOpenssl(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
-	}
-}
-
 // TestOpensslVerifies: another implementation builds the same chains, before, during and after a change of the root.
 func TestOpensslVerifies(t *testing.T) {
-	needOpenssl(t)
 	dir := t.TempDir()
 	put := func(name string, text []byte) { check(t, os.WriteFile(filepath.Join(dir, name), text, 0o600)) }
 	s := newState()
@@ -78,7 +70,6 @@ func TestOpensslVerifies(t *testing.T) {
 
 // TestOpensslRoot: an authority made by openssl, with an intermediate and its own forms of files, is one.
 func TestOpensslRoot(t *testing.T) {
-	needOpenssl(t)
 	dir := t.TempDir()
 	check(t, os.WriteFile(filepath.Join(dir, "ext"), []byte("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n"), 0o600))
 	for _, line := range []string{
@@ -102,7 +93,6 @@ func TestOpensslRoot(t *testing.T) {
 
 // TestOpensslClient: a peer that is not ours gets in with a certificate, and not a byte without.
 func TestOpensslClient(t *testing.T) {
-	needOpenssl(t)
 	dir, root := t.TempDir(), newRoot()
 	n := sign(root, worker("w1"), 0, epoch)
 	check(t, os.WriteFile(filepath.Join(dir, "chain.pem"), n.issued, 0o600))

@@ -188,10 +188,9 @@ func newer(path, what string, version uint64) error {
 }
 
 func zero(data []byte) bool {
-	page := make([]byte, 4096)
 	for len(data) > 0 {
-		n := min(len(data), len(page))
-		if !bytes.Equal(data[:n], page[:n]) {
+		n := min(len(data), len(zeros))
+		if !bytes.Equal(data[:n], zeros[:n]) {
 			return false
 		}
 		data = data[n:]
@@ -248,11 +247,14 @@ func (s *segment) writeAt(data []byte, at int64) error {
 	return fmt.Errorf("write %s: %w", s.path, err)
 }
 
+// zeros is what room is set aside with.
+var zeros [roomStep]byte
+
 // extend writes zeros up to a size, so that a batch there changes neither the file's size nor its extents, and finds
 // room on a disk that has become full.
 func (s *segment) extend(to int64) error {
 	for s.zeroed < to {
-		if err := s.writeAt(make([]byte, roomStep), s.zeroed); err != nil {
+		if err := s.writeAt(zeros[:], s.zeroed); err != nil {
 			return fmt.Errorf("set aside room: %w", err)
 		}
 		s.zeroed += roomStep

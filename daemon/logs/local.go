@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"stated.dev/stated/internal/ids"
+	"stated.dev/stated/internal/protofield"
 )
 
 // A record of the driver local is a protobuf message between two copies of its length (4 bytes, big endian), so that
@@ -141,7 +142,7 @@ func decodeLocal(m []byte) (Record, error) {
 	var rec Record
 	rec.Time = time.Unix(0, 0).UTC() // as an absent field means
 	isPartial, last := false, false
-	err := eachField(m, func(field protowire.Number, value uint64, bytes []byte) error {
+	err := protofield.Each(m, func(field protowire.Number, value uint64, bytes []byte) error {
 		switch field {
 		case 1:
 			rec.Stream = string(bytes)
@@ -152,7 +153,7 @@ func decodeLocal(m []byte) (Record, error) {
 		case 4:
 			isPartial = value != 0
 		case 5:
-			return eachField(bytes, func(field protowire.Number, value uint64, _ []byte) error {
+			return protofield.Each(bytes, func(field protowire.Number, value uint64, _ []byte) error {
 				if field == 1 {
 					last = value != 0
 				}
@@ -160,7 +161,7 @@ func decodeLocal(m []byte) (Record, error) {
 			})
 		case 6:
 			var key, val string
-			err := eachField(bytes, func(field protowire.Number, _ uint64, bytes []byte) error {
+			err := protofield.Each(bytes, func(field protowire.Number, _ uint64, bytes []byte) error {
 				switch field {
 				case 1:
 					key = string(bytes)
@@ -186,37 +187,6 @@ func decodeLocal(m []byte) (Record, error) {
 		rec.Line = append(rec.Line, '\n')
 	}
 	return rec, nil
-}
-
-// eachField calls f with every varint and byte field of a message.
-func eachField(m []byte, f func(field protowire.Number, value uint64, bytes []byte) error) error {
-	for len(m) > 0 {
-		field, typ, n := protowire.ConsumeTag(m)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		m = m[n:]
-		var value uint64
-		var bytes []byte
-		switch typ {
-		case protowire.VarintType:
-			value, n = protowire.ConsumeVarint(m)
-		case protowire.BytesType:
-			bytes, n = protowire.ConsumeBytes(m)
-		default:
-			n = protowire.ConsumeFieldValue(field, typ, m)
-		}
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		if typ == protowire.VarintType || typ == protowire.BytesType {
-			if err := f(field, value, bytes); err != nil {
-				return err
-			}
-		}
-		m = m[n:]
-	}
-	return nil
 }
 
 // tail walks back from length to length. Where they do not agree, because a record is being written or was torn, it

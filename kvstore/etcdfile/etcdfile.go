@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"stated.dev/stated/internal/protofield"
 )
 
 // ErrChangesInLog is returned for a directory whose log holds changes that are in no snapshot.
@@ -173,33 +175,20 @@ type message struct {
 }
 
 func parse(b []byte) (m message, err error) {
-	for len(b) > 0 {
-		field, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return m, fmt.Errorf("it is damaged: %w", protowire.ParseError(n))
+	err = protofield.Each(b, func(field protowire.Number, number uint64, bytes []byte) error {
+		if int(field) >= len(m.numbers) {
+			return nil
 		}
-		b = b[n:]
-		var v []byte
-		var number uint64
-		switch kind {
-		case protowire.VarintType:
-			number, n = protowire.ConsumeVarint(b)
-		case protowire.BytesType:
-			v, n = protowire.ConsumeBytes(b)
-		default:
-			n = protowire.ConsumeFieldValue(field, kind, b)
+		m.numbers[field] = number
+		if bytes != nil {
+			m.bytes[field] = slices.Clip(bytes)
 		}
-		if n < 0 {
-			return m, fmt.Errorf("it is damaged: %w", protowire.ParseError(n))
-		}
-		if b = b[n:]; int(field) < len(m.numbers) {
-			m.numbers[field] = number
-			if kind == protowire.BytesType {
-				m.bytes[field] = v[:len(v):len(v)]
-			}
-		}
+		return nil
+	})
+	if err != nil {
+		err = fmt.Errorf("it is damaged: %w", err)
 	}
-	return m, nil
+	return m, err
 }
 
 // log is what matters of a write-ahead log.

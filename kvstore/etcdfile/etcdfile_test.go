@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"stated.dev/stated/internal/testenv/scratch"
 	"stated.dev/stated/kvstore"
 	"stated.dev/stated/kvstore/etcdfile"
 	"stated.dev/stated/kvstore/http/keystest"
@@ -23,54 +23,14 @@ import (
 // etcd is one that keeps its directory between starts.
 type etcd struct {
 	*testing.T
-	programs, dir, url string
-	log                bytes.Buffer
+	dir, url string
 }
 
-// run starts it and returns, when it answers and has no writes of its own to make, what stops it.
+// run starts it and returns what stops it.
 func (e *etcd) run(args ...string) (stop func()) {
 	e.Helper()
-	peers := free(e.T)
-	e.url = free(e.T)
-	cmd := exec.Command(filepath.Join(e.programs, "etcd"), append([]string{"--enable-v2", "--name=default", "--data-dir=" + e.dir,
-		"--listen-client-urls=" + e.url, "--advertise-client-urls=" + e.url, "--listen-peer-urls=" + peers, "--initial-advertise-peer-urls=" + peers, "--initial-cluster=default=" + peers}, args...)...)
-	cmd.Stdout, cmd.Stderr = &e.log, &e.log
-	if err := cmd.Start(); err != nil {
-		e.Fatal(err)
-	}
-	var ended bool
-	stop = func() {
-		if !ended {
-			ended = true
-			_ = cmd.Process.Signal(os.Interrupt) // it may have ended by itself
-			_ = cmd.Wait()                       // its status says how it was ended
-		}
-	}
-	e.Cleanup(stop)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		// It has said where its clients find it when a read that goes through the log has the answer.
-		resp, err := http.Get(e.url + "/v2/members")
-		if err == nil {
-			var body bytes.Buffer
-			_, err = body.ReadFrom(resp.Body)
-			resp.Body.Close()
-			if err == nil && strings.Contains(body.String(), e.url) {
-				return stop
-			}
-		}
-		if time.Now().After(deadline) {
-			e.Fatalf("etcd does not answer: %v\n%s", err, e.log.Bytes()[max(0, e.log.Len()-2000):])
-		}
-	}
-}
-
-func free(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
+	e.url, stop = keystest.StartEtcd(e.T, e.dir, args...)
+	return stop
 }
 
 func (e *etcd) put(key string, form url.Values) {
@@ -92,11 +52,7 @@ func (e *etcd) put(key string, form url.Values) {
 
 // TestEtcd reads what an etcd 3.4.23 leaves: its data directory, a backup of it, and a snapshot.
 func TestEtcd(t *testing.T) {
-	programs, err := keystest.Programs()
-	if err != nil {
-		t.Fatalf("find etcd: %v", err)
-	}
-	e := &etcd{T: t, programs: programs, dir: filepath.Join(t.TempDir(), "data")}
+	e := &etcd{T: t, dir: filepath.Join(t.TempDir(), "data")}
 	stop := e.run()
 	for i := range 20 {
 		e.put(fmt.Sprintf("/dir/%d", i), url.Values{"value": {strings.Repeat("v", i)}})
@@ -115,7 +71,7 @@ func TestEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	backup := filepath.Join(t.TempDir(), "backup")
-	cmd := exec.CommandContext(t.Context(), filepath.Join(programs, "etcdctl"), "backup", "--data-dir", e.dir, "--backup-dir", backup)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(scratch.Etcd(t), "etcdctl"), "backup", "--data-dir", e.dir, "--backup-dir", backup)
 	cmd.Env = append(os.Environ(), "ETCDCTL_API=2")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("etcdctl backup: %v, %s", err, out)

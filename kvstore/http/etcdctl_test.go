@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"stated.dev/stated/internal/testenv/scratch"
 	kvhttp "stated.dev/stated/kvstore/http"
 	"stated.dev/stated/kvstore/http/keystest"
 )
@@ -166,11 +167,7 @@ role list
 // TestEtcdctl gives the same commands of etcdctl to the original and to this server: both print the same and end with the
 // same status.
 func TestEtcdctl(t *testing.T) {
-	dir, err := keystest.Programs()
-	if err != nil {
-		t.Fatalf("find etcdctl: %v", err)
-	}
-	original := &console{program: filepath.Join(dir, "etcdctl"), url: keystest.Etcd(t)}
+	original := &console{program: filepath.Join(scratch.Etcd(t), "etcdctl"), url: keystest.Etcd(t)}
 	ours := &console{program: original.program, url: serve(t, kvhttp.Options{PasswordCost: 4}).URL}
 	var lines [][]string // each a command and what is run while it waits
 	for line := range strings.Lines(steps) {

@@ -207,7 +207,7 @@ func runcBinary(t *testing.T) string {
 		_, err = os.Stat(path)
 	}
 	if err != nil {
-		t.Skipf("no runc on PATH and none in bin/: %v", err)
+		t.Fatalf("no runc on PATH and none in bin/, where make build puts it: %v", err)
 	}
 	return path
 }

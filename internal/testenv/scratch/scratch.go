@@ -1,4 +1,4 @@
-// Package scratch gives the suites beside contrib/env what they drive the built binaries on: directories, hosts with a
+// Package scratch gives suites what they drive the built binaries on: the programs that contrib/env makes, directories, hosts with a
 // stated of their own, and a dockerd to compare with, all gone at the end of the test that asked for them. It never
 // judges what a daemon answers, never touches a host but the one it made, and holds no locks.
 package scratch
@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -84,9 +85,33 @@ func Go(t *testing.T, args ...string) {
 
 // What scripts of contrib/env make is found once for all tests: making it again disturbs those that use it.
 var (
-	docker  = sync.OnceValues(func() (string, error) { return run("../env/docker-cli.sh") })
-	busybox = sync.OnceValues(func() (string, error) { return run("../env/busybox.sh") })
+	docker  = sync.OnceValues(func() (string, error) { return script("docker-cli.sh") })
+	busybox = sync.OnceValues(func() (string, error) { return script("busybox.sh") })
+	etcd    = sync.OnceValues(func() (string, error) { return script("etcd.sh") })
 )
+
+// script runs a script of contrib/env, which it finds from any directory of the repository.
+func script(name string) (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		path := filepath.Join(dir, "contrib/env", name)
+		if _, err := os.Stat(path); err == nil {
+			return run(path)
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("no directory above the test has contrib/env/%s", name)
+		}
+	}
+}
+
+// Etcd is the directory with the programs of etcd 3.4.23.
+func Etcd(t testing.TB) string {
+	t.Helper()
+	return found(t, etcd)
+}
 
 // Docker is the path of a docker command of version 28 or newer.
 func Docker(t *testing.T) string {
@@ -100,7 +125,7 @@ func Busybox(t *testing.T) string {
 	return found(t, busybox)
 }
 
-func found(t *testing.T, find func() (string, error)) string {
+func found(t testing.TB, find func() (string, error)) string {
 	t.Helper()
 	path, err := find()
 	if err != nil {

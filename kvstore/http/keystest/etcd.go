@@ -12,78 +12,65 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"stated.dev/stated/internal/testenv/scratch"
 )
 
-// Programs is the directory with the programs of etcd.
-func Programs() (string, error) { return programs() }
-
-// What a script of contrib/env makes is found once for all tests.
-var programs = sync.OnceValues(func() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		script := filepath.Join(dir, "contrib/env/etcd.sh")
-		if _, err := os.Stat(script); err == nil {
-			out, err := exec.Command(script).Output()
-			return strings.TrimSpace(string(out)), err
-		}
-		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("no directory above the test has %s", filepath.Base(script))
-		}
-		dir = filepath.Dir(dir)
-	}
-})
-
-// Etcd starts the original on free ports of the loopback address and returns where it answers.
+// Etcd starts the original and returns where it answers.
 func Etcd(t testing.TB) string {
 	t.Helper()
-	dir, err := Programs()
-	if err != nil {
-		t.Fatalf("find etcd: %v", err)
-	}
+	url, _ := StartEtcd(t, t.TempDir())
+	return url
+}
+
+// StartEtcd starts the original on free ports of the loopback address, with its data in a directory. It returns where it
+// answers once it has no more writes of its own to make, and what stops it, which the end of the test does otherwise.
+func StartEtcd(t testing.TB, dir string, args ...string) (url string, stop func()) {
+	t.Helper()
 	url, peers := address(t), address(t)
-	cmd := exec.Command(filepath.Join(dir, "etcd"), "--enable-v2", "--name=default", "--data-dir="+t.TempDir(),
-		"--listen-client-urls="+url, "--advertise-client-urls="+url, "--listen-peer-urls="+peers, "--initial-advertise-peer-urls="+peers, "--initial-cluster=default="+peers)
+	cmd := exec.Command(filepath.Join(scratch.Etcd(t), "etcd"), append([]string{"--enable-v2", "--name=default", "--data-dir=" + dir,
+		"--listen-client-urls=" + url, "--advertise-client-urls=" + url, "--listen-peer-urls=" + peers, "--initial-advertise-peer-urls=" + peers,
+		"--initial-cluster=default=" + peers}, args...)...)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(os.Interrupt) // it may have ended by itself
 		_ = cmd.Wait()                       // its status says how it was ended
+	})
+	t.Cleanup(func() {
+		stop()
 		if t.Failed() {
 			t.Logf("etcd said:\n%s", log.Bytes()[max(0, log.Len()-2000):])
 		}
 	})
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		resp, err := http.Get(url + "/v2/keys")
-		if err == nil {
-			resp.Body.Close()
-			if index := resp.Header.Get("X-Etcd-Index"); resp.StatusCode == http.StatusOK && index != "" && index != "0" && settled(url) {
-				return url
-			}
-		}
+	for deadline := time.Now().Add(30 * time.Second); !settled(url); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("etcd does not answer: %v", err)
+			t.Fatal("etcd does not answer, or has not told who it is")
 		}
 	}
+	return url, stop
 }
 
-// settled says that the server has told the cluster of itself and of its version: its own writes are done.
+// settled says that the server answers with an index, and has told the cluster where it is and what version that has: its
+// own writes are done.
 func settled(url string) bool {
-	resp, err := http.Get(url + "/version")
-	if err != nil {
-		return false
+	for path, part := range map[string]string{"/v2/keys": "", "/version": `"etcdcluster":"3.4.0"`, "/v2/members": url} {
+		resp, err := http.Get(url + path)
+		if err != nil {
+			return false
+		}
+		var body bytes.Buffer
+		_, err = body.ReadFrom(resp.Body)
+		resp.Body.Close()
+		index := resp.Header.Get("X-Etcd-Index")
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(body.String(), part) || path == "/v2/keys" && (index == "" || index == "0") {
+			return false
+		}
 	}
-	defer resp.Body.Close()
-	var body bytes.Buffer
-	if _, err := body.ReadFrom(resp.Body); err != nil {
-		return false
-	}
-	return strings.Contains(body.String(), `"etcdcluster":"3.4.0"`)
+	return true
 }
 
 func address(t testing.TB) string {
