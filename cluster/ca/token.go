@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"stated.dev/stated/internal/ids"
 )
 
 // The form of a join token is Docker's: SWMTKN-1-, the digest of the root in base 36, '-', the secret in base 36.
@@ -83,7 +85,7 @@ func ParseToken(s string) (Token, error) {
 
 // String is the token as a user sees and types it, secret included.
 func (t Token) String() string {
-	return tokenPrefix + tokenVersion + "-" + toBase36(t.root[:], digestDigits) + "-" + toBase36(t.secret[:], secretDigits)
+	return tokenPrefix + tokenVersion + "-" + ids.Base36(t.root[:], digestDigits) + "-" + ids.Base36(t.secret[:], secretDigits)
 }
 
 // MarshalText is String.
@@ -153,11 +155,6 @@ func (t Tokens) Admit(token string) (Role, error) {
 		return "", fmt.Errorf("it was made for another root; get the current one from a manager: %w", ErrTokenRefused)
 	}
 	return "", fmt.Errorf("it was replaced, or never valid; get the current one from a manager: %w", ErrTokenRefused)
-}
-
-func toBase36(b []byte, digits int) string {
-	s := new(big.Int).SetBytes(b).Text(36)
-	return strings.Repeat("0", digits-len(s)) + s
 }
 
 // fromBase36 fills b from exactly that many digits. Its errors are sentences whose subject is the caller's.

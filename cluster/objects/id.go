@@ -2,8 +2,8 @@ package objects
 
 import (
 	"crypto/rand"
-	"math/big"
-	"strings"
+
+	"stated.dev/stated/internal/ids"
 )
 
 // IDLen is the length of the IDs that NewID makes.
@@ -13,6 +13,5 @@ const IDLen = 25
 func NewID() string {
 	var b [16]byte
 	rand.Read(b[:])
-	s := new(big.Int).SetBytes(b[:]).Text(36)
-	return strings.Repeat("0", IDLen-len(s)) + s
+	return ids.Base36(b[:], IDLen)
 }

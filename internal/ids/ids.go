@@ -4,6 +4,8 @@ package ids
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"math/big"
+	"strings"
 )
 
 // Len is the number of hexadecimal digits of an identifier, ShortLen of its printed short form.
@@ -23,6 +25,13 @@ func New() string {
 			return id
 		}
 	}
+}
+
+// Base36 returns a number, the highest byte first, as so many digits and lower-case letters, zeros in front. The digits must
+// be enough for it. Docker writes the identifiers of cluster objects and the parts of join tokens so.
+func Base36(number []byte, digits int) string {
+	s := new(big.Int).SetBytes(number).Text(36)
+	return strings.Repeat("0", digits-len(s)) + s
 }
 
 // Short returns the first ShortLen digits of id, or id itself when it is shorter.
