@@ -1,4 +1,5 @@
-// Package ids makes and resolves the 64-digit identifiers of containers, layers, networks and endpoints.
+// Package ids makes and resolves the 64-digit identifiers of containers, layers, networks and endpoints, and writes the shorter
+// ones of clusters.
 package ids
 
 import (
